@@ -1,0 +1,52 @@
+# Everything that CI does is a target here; `make` alone explains them.
+SHELL := /bin/sh
+GO ?= go
+BIN := bin/outbox-relay
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+COMMIT ?= $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
+TOOL := $(GO) tool -modfile=.ci/tools/go.mod
+PACKAGES = $(shell $(GO) list ./... | grep -v /test/)
+
+.PHONY: help build demo test unit real chaos bench fuzz lint fmt docs clean
+
+help: ## explain the targets
+	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## build bin/outbox-relay
+	@mkdir -p bin
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/outbox-relay
+
+demo: build ## show the whole path on this machine: make demo ARGS="--duration 20s"
+	@$(BIN) demo $(ARGS)
+
+test: unit real ## unit tests, then real Postgres and real Kafka (at most 8 minutes)
+
+unit: ## tests that need no server; Postgres is used where it is found
+	$(GO) test -race -timeout 5m $(PACKAGES) ./test/arch
+
+real: ## delivery claims on real Postgres and real Apache Kafka
+	OUTBOX_TEST_REAL=1 $(GO) test -race -p 1 -timeout 8m ./test/harness ./test/e2e ./test/chaos
+
+chaos: ## 200 SIGKILLs under load with two replicas, and one at every crash point
+	OUTBOX_TEST_REAL=1 OUTBOX_CHAOS_KILLS=200 $(GO) test -count=1 -timeout 60m -v -run 'Chaos|Crash' ./test/chaos
+
+bench: ## throughput and memory against pg_recvlogical, alternating runs
+	OUTBOX_TEST_REAL=1 $(GO) test -count=1 -timeout 60m -v -run '^TestBench' ./test/bench
+
+fuzz: ## every fuzz target for a short while
+	.ci/fuzz 10s
+
+lint: ## formatting, vet, staticcheck, import directions
+	@out=$$($(TOOL) gofumpt -l .); if [ -n "$$out" ]; then echo "not gofumpt-formatted:"; echo "$$out"; exit 1; fi
+	$(GO) vet ./...
+	$(GO) vet -tags crashpoints,wrong_trust_commit,wrong_confirm_early,wrong_row_lsn ./...
+	$(TOOL) staticcheck ./...
+	$(GO) test -count=1 ./test/arch
+	$(GO) mod verify
+
+fmt: ## format the code
+	$(TOOL) gofumpt -w .
+
+clean: ## remove what was built
+	rm -rf bin

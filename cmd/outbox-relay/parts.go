@@ -1,0 +1,155 @@
+package main
+
+import (
+	"context"
+	"os"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/rs/zerolog"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/holdwall/outbox-relay/checkpoint"
+	"github.com/holdwall/outbox-relay/dlq"
+	"github.com/holdwall/outbox-relay/internal/config"
+	"github.com/holdwall/outbox-relay/internal/kafka"
+	"github.com/holdwall/outbox-relay/internal/provision"
+	"github.com/holdwall/outbox-relay/internal/relay"
+	"github.com/holdwall/outbox-relay/outbox"
+	"github.com/holdwall/outbox-relay/replication"
+	"github.com/holdwall/outbox-relay/sink"
+)
+
+// parts builds the rooms of the program from its settings. Nothing is opened
+// or started here.
+type parts struct {
+	cfg   config.Config
+	log   zerolog.Logger
+	reg   *prometheus.Registry
+	table outbox.Table
+
+	source *replication.Metrics
+	sink   *sink.Metrics
+	relay  *relay.Metrics
+	kafka  *kafka.Metrics
+}
+
+func newParts(cfg config.Config, log zerolog.Logger) *parts {
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		buildInfo(),
+	)
+	return &parts{
+		cfg: cfg, log: log, reg: reg, table: cfg.Outbox.Table,
+		source: replication.NewMetrics(reg), sink: sink.NewMetrics(reg),
+		relay: relay.NewMetrics(reg), kafka: kafka.NewMetrics(reg),
+	}
+}
+
+func buildInfo() prometheus.Collector {
+	b := build()
+	g := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "outbox_build_info", Help: "1, with what was built.",
+	}, []string{"version", "commit", "goversion"})
+	g.WithLabelValues(b.Version, b.Commit, b.GoVersion).Set(1)
+	return g
+}
+
+// client returns the options of a Kafka client of the given role.
+func (p *parts) client(role string) ([]kgo.Opt, error) {
+	c := p.cfg.Kafka.Client
+	c.ClientID = "outbox-relay-" + p.cfg.Outbox.Name
+	return c.Options(role, p.log, p.kafka)
+}
+
+func (p *parts) sourceConfig(admin bool) (replication.Config, error) {
+	conn, err := p.cfg.Database.Conn()
+	if admin {
+		conn, err = p.cfg.Database.AdminConn()
+	}
+	if err != nil {
+		return replication.Config{}, err
+	}
+	return replication.Config{
+		Conn: conn, Slot: p.cfg.Outbox.Slot, Publication: p.cfg.Outbox.Publication,
+		Schema: p.table.Schema, Table: p.table.Name, MaxRowBytes: int(p.cfg.Outbox.MaxRowBytes),
+	}, nil
+}
+
+func (p *parts) sinkConfig() sink.Config {
+	k := p.cfg.Kafka
+	c := sink.Config{
+		Name: p.cfg.Outbox.Name, Version: build().Version, CheckpointTopic: k.CheckpointTopic,
+		TransactionTimeout: k.TransactionTimeout, ReadBackTimeout: k.TransactionTimeout / 2,
+		// A group is at most what is complete and what is open, both up to the
+		// limit and a part, and the checkpoint.
+		MaxRecords: 2*p.cfg.Outbox.BatchMax + 1024,
+	}
+	if k.CreateTopics {
+		c.CreateTopic = func(ctx context.Context, adm *kadm.Client, name string) error {
+			for _, t := range p.topics() {
+				if t.Name == name {
+					return t.Create(ctx, adm)
+				}
+			}
+			return provision.Topic{Name: name, Partitions: -1}.Create(ctx, adm)
+		}
+	}
+	return c
+}
+
+// topics are those that exist before the first row.
+func (p *parts) topics() []provision.Topic {
+	k := p.cfg.Kafka
+	all := []provision.Topic{provision.CheckpointTopic(k.CheckpointTopic)}
+	if p.cfg.Outbox.TopicTemplate == "" {
+		all = append(all, provision.Topic{Name: k.EventsTopic, Partitions: -1})
+	}
+	for _, t := range dlq.Topics(k.DLQTopic, 1<<20) {
+		all = append(all, provision.Topic{Name: t.Name, Partitions: t.Partitions, Configs: t.Configs})
+	}
+	return all
+}
+
+func (p *parts) plan() (*provision.Plan, error) {
+	src, err := p.sourceConfig(true)
+	if err != nil {
+		return nil, err
+	}
+	opts, err := p.client("init")
+	if err != nil {
+		return nil, err
+	}
+	return &provision.Plan{
+		Source: src, Table: p.table, Sink: p.sinkConfig(), Kafka: opts, Topics: p.topics(), Log: p.log,
+	}, nil
+}
+
+func (p *parts) translator() relay.TranslatorConfig {
+	k := p.cfg.Kafka
+	return relay.TranslatorConfig{
+		Name: p.cfg.Outbox.Name, Version: build().Version, Columns: p.cfg.Outbox.Columns, LetterTopic: k.DLQTopic,
+		Router: sink.RouterConfig{
+			EventsTopic: k.EventsTopic, TopicTemplate: p.cfg.Outbox.TopicTemplate, Tombstones: p.cfg.Outbox.Tombstones,
+			DeniedTopics: []string{k.CheckpointTopic, k.DLQTopic, dlq.StateTopic(k.DLQTopic)},
+		},
+	}
+}
+
+// checkpointLog reads the checkpoint topic.
+func (p *parts) checkpointLog() (*checkpoint.Log, error) {
+	opts, err := p.client("inspect")
+	if err != nil {
+		return nil, err
+	}
+	return &checkpoint.Log{Topic: p.cfg.Kafka.CheckpointTopic, Name: p.cfg.Outbox.Name, Opts: opts}, nil
+}
+
+// instance names this process among its replicas.
+func instance() string {
+	host, _ := os.Hostname()
+	return host
+}

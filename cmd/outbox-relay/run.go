@@ -1,0 +1,115 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/alecthomas/kong"
+	"github.com/rs/zerolog"
+
+	"github.com/holdwall/outbox-relay/internal/config"
+	"github.com/holdwall/outbox-relay/internal/fault"
+)
+
+// grammar is the command line. Settings are added to it by the config loader.
+type grammar struct {
+	Help   helpFlag `short:"h" help:"Show what there is, for the program or for one command."`
+	Output string   `short:"o" enum:"table,json" default:"table" placeholder:"FORMAT" help:"Form of results and errors: table or json."`
+
+	Init       initCmd       `cmd:"" help:"Create table, publication, slot, topics and first checkpoint."`
+	Serve      serveCmd      `cmd:"" help:"Relay until stopped."`
+	Demo       demoCmd       `cmd:"" help:"Show it at work on this machine, with Postgres and Kafka of its own."`
+	Slot       slotCmd       `cmd:"" help:"Look at replication slots."`
+	Checkpoint checkpointCmd `cmd:"" help:"Look at the relay's position in Kafka."`
+	Config     configCmd     `cmd:"" help:"Look at the settings."`
+	Version    versionCmd    `cmd:"" help:"Print what was built."`
+
+	DemoPostgres demoPostgresCmd `cmd:"" hidden:""`
+}
+
+// process is what a run is given by its surroundings.
+type process struct {
+	args    []string
+	environ []string
+	signals <-chan os.Signal
+	exit    func(int) // ends the process at once
+	stdin   io.Reader
+	stdout  io.Writer
+	stderr  io.Writer
+}
+
+// app is what a command is given.
+type app struct {
+	process
+	ctx    context.Context // ends at the first interrupt
+	format string
+	loader *config.Loader
+}
+
+// settings returns the configuration, or everything that is wrong with it, and
+// the logger that it asks for. What is odd about it is logged.
+func (a *app) settings(needs ...config.Need) (config.Config, zerolog.Logger, error) {
+	cfg, err := a.loader.Load(needs...)
+	if err != nil {
+		return cfg, zerolog.Nop(), err
+	}
+	log := newLogger(a.stderr, cfg.Log, terminal(a.stderr), a.environ)
+	for _, w := range a.loader.Warnings() {
+		log.Warn().Str("component", "config").Str("hint", w.Fix).Msg(w.Detail)
+	}
+	return cfg, log, nil
+}
+
+// errHelp ends the parsing of a command line that asked for help.
+var errHelp = errors.New("help was asked for")
+
+// run is the whole program; it returns the exit status.
+func run(p process) int {
+	var cli grammar
+	loader := config.NewLoader(p.environ)
+	parser, err := kong.New(&cli, append(loader.Options(),
+		kong.Name("outbox-relay"),
+		kong.Description("Relays committed rows of a Postgres outbox table to Kafka, exactly once.\n\n"+
+			"A setting is a flag, a variable and a key of a file, all of one name: `serve --help` lists them, `config show` prints their values."),
+		kong.NoDefaultHelp(),
+		kong.Writers(p.stdout, p.stderr),
+		kong.Help(helpPrinter(loader)),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, FlagsLast: true, WrapUpperBound: 100}),
+	)...)
+	if err != nil {
+		return report(p.stderr, wantsJSON(p.args), fault.Wrap(err, fault.Runtime, "build the command line"))
+	}
+	parsed, err := parser.Parse(p.args)
+	switch {
+	case errors.Is(err, errHelp):
+		return 0
+	case err != nil:
+		// The library's text is its answer to what was typed, hints included.
+		return report(p.stderr, wantsJSON(p.args), fault.New(fault.CommandLine, "%s", err))
+	}
+
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	ended := make(chan struct{})
+	defer close(ended)
+	interrupted := watch(p.signals, ended, stop, p.exit)
+	err = parsed.Run(&app{process: p, ctx: ctx, format: cli.Output, loader: loader})
+	if err != nil && errors.Is(err, context.Canceled) {
+		if status := interrupted(); status != 0 {
+			return status // it was told to stop before it was done
+		}
+	}
+	return report(p.stderr, cli.Output == formatJSON, err)
+}
+
+// wantsJSON looks for the output format in a command line that did not parse.
+func wantsJSON(args []string) bool {
+	line := " " + strings.Join(args, " ") + " "
+	return slices.ContainsFunc([]string{"-o json", "-ojson", "-o=json", "--output json", "--output=json"}, func(form string) bool {
+		return strings.Contains(line, " "+form+" ")
+	})
+}

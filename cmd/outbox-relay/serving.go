@@ -1,0 +1,256 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"time"
+
+	"github.com/rs/zerolog"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/holdwall/outbox-relay/health"
+	"github.com/holdwall/outbox-relay/internal/config"
+	"github.com/holdwall/outbox-relay/internal/fault"
+	"github.com/holdwall/outbox-relay/internal/kafka"
+	"github.com/holdwall/outbox-relay/internal/relay"
+	"github.com/holdwall/outbox-relay/replication"
+	"github.com/holdwall/outbox-relay/sink"
+)
+
+// serveOptions are what the command line of serve adds to the settings.
+type serveOptions struct {
+	exitOnHalt bool
+	acceptGap  string
+}
+
+// service is a running `serve`: the relay and its HTTP face.
+type service struct {
+	*parts
+	state *health.State
+	opts  serveOptions
+	// guarantee is what the brokers allow to be promised, of the newest session.
+	guarantee atomic.Value
+}
+
+// guaranteeOf is full with transaction.version 2, where an EndTxn cannot end
+// another transaction than its own (KIP-890).
+func guaranteeOf(s sink.Session) string {
+	if s.Degraded {
+		return "degraded"
+	}
+	return "full"
+}
+
+// serve runs until ctx ends. It returns nil when it was stopped, and otherwise
+// the failure that ended the relay.
+func serve(ctx context.Context, cfg config.Config, opts serveOptions, log zerolog.Logger) error {
+	p := newParts(cfg, log)
+	s := &service{parts: p, state: health.NewState(), opts: opts}
+	var r *relay.Relay
+	if cfg.Kafka.Enabled {
+		var err error
+		if r, err = s.build(); err != nil {
+			return err
+		}
+	}
+	web := health.New(cfg.Health, health.About{Service: "outbox-relay", Version: build().Version, Instance: instance()}, s.state, s.checks(), p.reg)
+	addr, err := web.Listen()
+	if err != nil {
+		return fault.Wrap(err, fault.Runtime, "serve health").WithFix("HEALTH_ADDR=127.0.0.1:<free port>")
+	}
+	log.Info().Str("version", build().Version).Str("relay", cfg.Outbox.Name).Str("slot", cfg.Outbox.Slot).
+		Str("health", addr.String()).Msg("outbox-relay starts")
+	if cfg.Kafka.Enabled && cfg.Kafka.ValidateOnStartup {
+		if err := s.validate(ctx); err != nil {
+			return err
+		}
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	webCtx, stopWeb := context.WithCancel(context.WithoutCancel(ctx))
+	g.Go(func() error { return web.Run(webCtx) })
+	g.Go(func() error {
+		defer stopWeb() // last: probes are answered while the relay drains
+		return s.run(gctx, r)
+	})
+	err = g.Wait()
+	log.Info().Err(err).Msg("outbox-relay ends")
+	return err
+}
+
+// haltBeat is a fraction of what a liveness probe tolerates.
+const haltBeat = 5 * time.Second
+
+// run runs the relay. After a halt it stays, so that whoever comes can ask
+// what is the matter.
+func (s *service) run(ctx context.Context, r *relay.Relay) error {
+	if r == nil {
+		// KAFKA_ENABLED=false. No slot is held: one that nobody reads fills the server's disk.
+		s.state.Set(health.Status{State: "disabled", Ready: true})
+		<-ctx.Done()
+		return nil
+	}
+	err := r.Run(ctx)
+	if err == nil {
+		return nil
+	}
+	f := fault.As(err)
+	s.log.Error().Str("code", f.Code.ID).Str("name", f.Code.Name).Str("why", f.Reason()).Str("hint", f.Remedy()).Err(err).Msg("halted")
+	if s.opts.exitOnHalt {
+		return err
+	}
+	for ctx.Err() == nil {
+		s.state.Beat()
+		select {
+		case <-ctx.Done():
+		case <-time.After(haltBeat):
+		}
+	}
+	return err
+}
+
+func (s *service) build() (*relay.Relay, error) {
+	src, err := s.sourceConfig(false)
+	if err != nil {
+		return nil, err
+	}
+	opts, err := s.client("sink")
+	if err != nil {
+		return nil, err
+	}
+	o := s.cfg.Outbox
+	r := &relay.Relay{
+		OpenSource: func(ctx context.Context) (relay.Source, error) { return s.openSource(ctx, src) },
+		OpenSink: func(ctx context.Context) (relay.Sink, sink.Session, error) {
+			p, sess, err := sink.Open(ctx, s.sinkConfig(), opts, s.log, s.sink)
+			if err != nil {
+				s.kafka.Denied(err)
+				return nil, sess, err
+			}
+			s.guarantee.Store(guaranteeOf(sess))
+			return p, sess, nil
+		},
+		NewTranslator: func(st replication.State, sess sink.Session) (relay.RowTranslator, error) {
+			return relay.NewTranslator(s.translator(), st, sess, s.relay)
+		},
+		Publication: o.Publication, Version: build().Version,
+		Limits:    relay.Limits{Size: o.BatchSize, Max: o.BatchMax, MaxBytes: int(o.BatchMaxBytes)},
+		Heartbeat: o.HeartbeatInterval, MinCommitInterval: o.MinCommitInterval, DrainTimeout: o.DrainTimeout,
+		OnState: s.onState, Beat: s.state.Beat, Log: s.log, Metrics: s.relay,
+	}
+	src.OnStandby = func(h replication.Holder) {
+		s.log.Info().Str("holder", h.String()).Str("slot", src.Slot).Msg("standby")
+		r.Standby()
+	}
+	if s.opts.acceptGap != "" {
+		gap, err := relay.ParseGap(s.opts.acceptGap)
+		if err != nil {
+			return nil, fault.Wrap(err, fault.ConfigInvalid, "--accept-gap").WithFix("repeat <checkpoint>:<slot> as the gap error prints it")
+		}
+		r.AcceptGap = &gap
+	}
+	return r, nil
+}
+
+// openSource takes the slot. With OUTBOX_AUTO_INIT what is missing is made.
+func (s *service) openSource(ctx context.Context, cfg replication.Config) (relay.Source, error) {
+	src, err := replication.Open(ctx, cfg, s.log, s.source)
+	if err == nil {
+		return src, nil
+	}
+	code := fault.CodeOf(err)
+	missing := code == fault.SlotMissing || code == fault.TableMissing || code == fault.PublicationMissing
+	switch {
+	case missing && s.cfg.Outbox.AutoInit:
+		plan, err := s.plan()
+		if err != nil {
+			return nil, err
+		}
+		if _, err := plan.Run(ctx); err != nil {
+			return nil, err
+		}
+		src, err = replication.Open(ctx, cfg, s.log, s.source)
+		if err != nil {
+			return nil, err
+		}
+		return src, nil
+	case code == fault.SlotMissing:
+		return nil, s.explainMissing(ctx, err)
+	}
+	return nil, err
+}
+
+// explainMissing tells a relay that was never initialised from one that has
+// lost its slot. If Kafka cannot be asked, the slot alone is the news.
+func (s *service) explainMissing(ctx context.Context, err error) error {
+	log, lerr := s.checkpointLog()
+	if lerr != nil {
+		return err
+	}
+	state, lerr := log.Peek(ctx)
+	switch {
+	case lerr != nil && fault.Has(kafka.Classify("peek", lerr), fault.KafkaTopicMissing), lerr == nil && state.Last == nil:
+		return fault.Wrap(err, fault.NotInitialised, "relay %s", s.cfg.Outbox.Name)
+	case lerr == nil:
+		return fault.Wrap(err, fault.SlotMissing, "checkpoint %d is at %s", state.Last.Seq, state.Last.Pos)
+	}
+	return err
+}
+
+// onState shows the relay's state on the health page.
+func (s *service) onState(st relay.State, cause *fault.Error) {
+	h := health.Status{State: string(st), Halted: st == relay.Failed}
+	switch st {
+	case relay.Streaming:
+		h.Role, h.Ready = "leader", true
+		h.Guarantee, _ = s.guarantee.Load().(string)
+	case relay.Standby:
+		h.Role, h.Ready = "standby", true
+	}
+	if cause != nil {
+		h.Code, h.Name, h.Detail, h.Why, h.Fix = cause.Code.ID, cause.Code.Name, cause.Error(), cause.Reason(), cause.Remedy()
+	}
+	s.state.Set(h)
+}
+
+// validate is KAFKA_VALIDATE_ON_STARTUP: an unreachable Kafka ends serve
+// instead of being waited for.
+func (s *service) validate(ctx context.Context) error {
+	opts, err := s.client("validate")
+	if err != nil {
+		return err
+	}
+	cl, err := kgo.NewClient(opts...)
+	if err != nil {
+		return fault.Wrap(err, fault.ConfigInvalid, "make Kafka client")
+	}
+	defer cl.Close()
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.Kafka.Client.ConnectionTimeout)
+	defer cancel()
+	return kafka.Classify("validate Kafka at start", cl.Ping(ctx))
+}
+
+func (s *service) checks() map[string]health.Check {
+	checks := map[string]health.Check{}
+	if !s.cfg.Health.IncludeKafka {
+		return checks
+	}
+	checks["kafka"] = func(ctx context.Context) health.Result {
+		if !s.cfg.Kafka.Enabled {
+			return health.Result{Status: health.Disabled}
+		}
+		err := s.validate(ctx)
+		if err == nil {
+			return health.Result{Status: health.Pass}
+		}
+		var f *fault.Error
+		if !errors.As(err, &f) {
+			return health.Result{Status: health.Warn, Hint: err.Error()}
+		}
+		// An outage is a warning: the WAL holds the events, and a restart
+		// cures nothing.
+		return health.Result{Status: health.Warn, Code: f.Code.ID, Hint: f.Remedy()}
+	}
+	return checks
+}

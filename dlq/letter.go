@@ -1,0 +1,155 @@
+// Package dlq holds dead letters: what becomes of a row that can be no event.
+//
+// A letter is the record that the row would have been, with its key, value and
+// headers as they are, and an envelope of further headers that says what went
+// wrong. The envelope uses Kafka Connect's names where Connect has one
+// (__connect.errors.*) and outbox.dlq.* where it has none.
+//
+// Invariants: a letter always fits the limit it is built for, whatever the row
+// held; what is left out is named, counted and hashed in the envelope. The
+// last header is outbox.ckpt, without value until the relay stamps it, as on
+// every other record. No header of the envelope holds payload, key or header
+// values. Parse reads back what Record wrote.
+//
+// The package leaves to others when a row is a letter (sink, outbox), and the
+// Kafka transaction that carries it together with the checkpoint (relay).
+package dlq
+
+import (
+	"errors"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/holdwall/outbox-relay/internal/fault"
+	"github.com/holdwall/outbox-relay/outbox"
+)
+
+// Reason says what kind of fault made a letter.
+type Reason string
+
+// The reasons. Their texts are public: tools filter on them.
+const (
+	Decode            Reason = outbox.ReasonDecode
+	Schema            Reason = "schema"
+	TooLarge          Reason = "too_large"
+	InvalidTopic      Reason = "invalid_topic"
+	ReservedHeader    Reason = "reserved_header"
+	PartitionRange    Reason = outbox.ReasonPartitionRange
+	UnauthorizedTopic Reason = "unauthorized_topic"
+	Refused           Reason = "refused"
+	Manual            Reason = "manual"
+)
+
+// Stage says where on its way the row was stopped, in Connect's words.
+type Stage string
+
+// The stages.
+const (
+	ValueConverter  Stage = "VALUE_CONVERTER"
+	KeyConverter    Stage = "KEY_CONVERTER"
+	HeaderConverter Stage = "HEADER_CONVERTER"
+	Transformation  Stage = "TRANSFORMATION"
+	KafkaProduce    Stage = "KAFKA_PRODUCE"
+)
+
+// StageOf returns the stage that a reason belongs to.
+func StageOf(r Reason) Stage {
+	switch r {
+	case Decode, Schema:
+		return ValueConverter
+	case ReservedHeader:
+		return HeaderConverter
+	case TooLarge, Refused:
+		return KafkaProduce
+	}
+	return Transformation
+}
+
+// Letter is a dead letter. Key, Value, Headers, Topic, Partition and Timestamp
+// are those of the record that the row would have been.
+type Letter struct {
+	Key       []byte
+	Value     []byte
+	Headers   []kgo.RecordHeader // without outbox.ckpt
+	Topic     string             // the topic intended, legal or not
+	Partition outbox.Partition   // the partition the row asked for
+	Timestamp time.Time
+
+	Reason    Reason
+	Stage     Stage
+	Component string // room that refused the row
+	Code      string // "OBX-2002"
+	Message   string // never holds payload, key or header values
+	Attempts  int
+	FirstAt   time.Time // first attempt, in microseconds
+	At        time.Time // when the letter was written, in microseconds
+
+	Relay        string // name of the relay
+	Lane         int
+	RelayVersion string
+
+	// Checkpoint is the value of outbox.ckpt; nil before the stamp.
+	Checkpoint []byte
+	// Omitted says what was left out of the letter to make it fit.
+	Omitted Omitted
+}
+
+// Omitted counts what a letter had to leave behind. The whole is still in the
+// table, under the id in the letter's headers.
+type Omitted struct {
+	Payload       bool
+	PayloadSHA256 string // hex
+	PayloadBytes  int
+	Key           bool
+	KeySHA256     string // hex
+	UserHeaders   int    // left out
+	CutHeaders    int    // cut short
+}
+
+// New makes a letter of a record that was refused, and of the error that says
+// why: a *fault.Error of class Reject or an *outbox.RowError. Attempts is 1 and
+// both times are now; the names of the relay are the caller's to set, and the
+// partition that the row asked for.
+func New(rec *kgo.Record, cause error, now time.Time) Letter {
+	l := Letter{
+		Key:       rec.Key,
+		Value:     rec.Value,
+		Topic:     rec.Topic,
+		Timestamp: rec.Timestamp,
+		Attempts:  1,
+		FirstAt:   now.UTC().Truncate(time.Microsecond),
+		At:        now.UTC().Truncate(time.Microsecond),
+	}
+	l.Headers = make([]kgo.RecordHeader, 0, len(rec.Headers))
+	for _, h := range rec.Headers {
+		if h.Key != outbox.HeaderCheckpoint {
+			l.Headers = append(l.Headers, h)
+		}
+	}
+	var row *outbox.RowError
+	if errors.As(cause, &row) {
+		code := fault.RowDecode
+		if row.Reason == outbox.ReasonPartitionRange {
+			code = fault.RowPartition
+		}
+		l.Reason, l.Component, l.Code, l.Message = Reason(row.Reason), "outbox", code.ID, row.Error()
+	} else {
+		f := fault.As(cause)
+		// The names of the codes in the range of rows are the reasons.
+		l.Reason, l.Component, l.Code, l.Message = Reason(f.Code.Name), "sink", f.Code.ID, f.Detail
+	}
+	l.Stage = StageOf(l.Reason)
+	return l
+}
+
+// ID returns the event's id, which survives whatever is left out, unless it
+// alone is larger than a header may be here.
+func (l *Letter) ID() string {
+	for _, h := range l.Headers {
+		if h.Key == outbox.HeaderID {
+			return string(h.Value)
+		}
+	}
+	return ""
+}

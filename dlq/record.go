@@ -1,0 +1,189 @@
+package dlq
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/holdwall/outbox-relay/outbox"
+)
+
+// Headers of the envelope. Partition and offset are written empty: Connect
+// sets them for sinks only, and readers of its letters expect them to be there.
+const (
+	headerErrTopic     = "__connect.errors.topic"
+	headerErrPartition = "__connect.errors.partition"
+	headerErrOffset    = "__connect.errors.offset"
+	headerErrConnector = "__connect.errors.connector.name"
+	headerErrTask      = "__connect.errors.task.id"
+	headerErrStage     = "__connect.errors.stage"
+	headerErrClass     = "__connect.errors.class.name"
+	headerErrException = "__connect.errors.exception.class.name"
+	headerErrMessage   = "__connect.errors.exception.message"
+
+	headerReason         = "outbox.dlq.reason"
+	headerAttempts       = "outbox.dlq.attempts"
+	headerFirstAt        = "outbox.dlq.first_at"
+	headerAt             = "outbox.dlq.at"
+	headerVersion        = "outbox.dlq.relay_version"
+	headerPartition      = "outbox.dlq.partition" // only if the row asked for one
+	headerPayloadOmitted = "outbox.dlq.payload_omitted"
+	headerPayloadSHA256  = "outbox.dlq.payload_sha256"
+	headerPayloadBytes   = "outbox.dlq.payload_bytes"
+	headerKeyOmitted     = "outbox.dlq.key_omitted"
+	headerKeySHA256      = "outbox.dlq.key_sha256"
+	headerUserOmitted    = "outbox.dlq.headers_omitted"
+	headerHeadersCut     = "outbox.dlq.headers_cut"
+)
+
+const (
+	timeFormat = "2006-01-02T15:04:05.000000Z07:00"
+
+	// maxText bounds the envelope's own texts, and what is left of an
+	// original header when all else has been left out.
+	maxText = 1024
+)
+
+// Record builds the Kafka record of a letter. Where the whole does not fit
+// into limit, the max.message.bytes of the topic, parts are left out in this
+// order until it does: the payload; or the user headers alone, if they are
+// what is large; both; the key; the ends of long headers. A limit of 0 leaves
+// out nothing. What the last step leaves is a few kilobytes, and no topic of
+// letters may take less (see Topics).
+func (l Letter) Record(topic string, limit int) *kgo.Record {
+	whole := l
+	for _, lighten := range [...]func(*Letter){
+		func(*Letter) {},
+		func(l *Letter) { l.omitPayload() },
+		func(l *Letter) { l.omitUserHeaders() },
+		func(l *Letter) { l.omitPayload(); l.omitUserHeaders() },
+		func(l *Letter) { l.omitPayload(); l.omitUserHeaders(); l.omitKey() },
+	} {
+		l = whole
+		lighten(&l)
+		if r := l.build(topic); limit <= 0 || sizeAtMost(r) <= limit {
+			return r
+		}
+	}
+	l.cutHeaders()
+	return l.build(topic)
+}
+
+func (l *Letter) omitPayload() {
+	if l.Omitted.Payload || l.Value == nil {
+		return
+	}
+	l.Omitted.Payload = true
+	l.Omitted.PayloadSHA256, l.Omitted.PayloadBytes = hash(l.Value), len(l.Value)
+	l.Value = nil
+}
+
+func (l *Letter) omitKey() {
+	if l.Omitted.Key || l.Key == nil {
+		return
+	}
+	l.Omitted.Key, l.Omitted.KeySHA256 = true, hash(l.Key)
+	l.Key = nil
+}
+
+// omitUserHeaders leaves what the relay itself wrote. Headers that the relay
+// renamed because it refused them are the user's.
+func (l *Letter) omitUserHeaders() {
+	kept := make([]kgo.RecordHeader, 0, len(l.Headers))
+	for _, h := range l.Headers {
+		if outbox.Reserved(h.Key) && !strings.HasPrefix(h.Key, outbox.RejectedPrefix) {
+			kept = append(kept, h)
+		}
+	}
+	l.Omitted.UserHeaders += len(l.Headers) - len(kept)
+	l.Headers = kept
+}
+
+func (l *Letter) cutHeaders() {
+	l.Headers = slices.Clone(l.Headers)
+	for i, h := range l.Headers {
+		if len(h.Value) > maxText {
+			l.Headers[i].Value = []byte(cut(string(h.Value)))
+			l.Omitted.CutHeaders++
+		}
+	}
+}
+
+func hash(b []byte) string {
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:])
+}
+
+// cut shortens a text to maxText bytes at a character's edge.
+func cut(s string) string {
+	if len(s) <= maxText {
+		return s
+	}
+	end := maxText
+	for end > maxText-utf8.UTFMax && !utf8.RuneStart(s[end]) {
+		end--
+	}
+	return s[:end]
+}
+
+func (l *Letter) build(topic string) *kgo.Record {
+	h := make([]kgo.RecordHeader, 0, len(l.Headers)+24)
+	h = append(h, l.Headers...)
+	add := func(name, value string) {
+		h = append(h, kgo.RecordHeader{Key: name, Value: []byte(cut(value))})
+	}
+	add(headerErrTopic, l.Topic)
+	add(headerErrPartition, "")
+	add(headerErrOffset, "")
+	add(headerErrConnector, l.Relay)
+	add(headerErrTask, strconv.Itoa(l.Lane))
+	add(headerErrStage, string(l.Stage))
+	add(headerErrClass, l.Component)
+	add(headerErrException, l.Code)
+	add(headerErrMessage, l.Message)
+	add(headerReason, string(l.Reason))
+	add(headerAttempts, strconv.Itoa(l.Attempts))
+	add(headerFirstAt, formatTime(l.FirstAt))
+	add(headerAt, formatTime(l.At))
+	add(headerVersion, l.RelayVersion)
+	if n, ok := l.Partition.Get(); ok {
+		add(headerPartition, strconv.Itoa(int(n)))
+	}
+	if o := l.Omitted; o.Payload {
+		add(headerPayloadOmitted, "true")
+		add(headerPayloadSHA256, o.PayloadSHA256)
+		add(headerPayloadBytes, strconv.Itoa(o.PayloadBytes))
+	}
+	if l.Omitted.Key {
+		add(headerKeyOmitted, "true")
+		add(headerKeySHA256, l.Omitted.KeySHA256)
+	}
+	if n := l.Omitted.UserHeaders; n > 0 {
+		add(headerUserOmitted, strconv.Itoa(n))
+	}
+	if n := l.Omitted.CutHeaders; n > 0 {
+		add(headerHeadersCut, strconv.Itoa(n))
+	}
+	h = append(h, kgo.RecordHeader{Key: outbox.HeaderCheckpoint, Value: l.Checkpoint})
+	return &kgo.Record{Topic: topic, Key: l.Key, Value: l.Value, Headers: h, Timestamp: l.Timestamp}
+}
+
+func formatTime(t time.Time) string { return t.UTC().Format(timeFormat) }
+
+// sizeAtMost is an upper bound of the record's batch: each length prefix at
+// its longest, and room for the stamp. It may be some bytes too many, which
+// costs a letter nothing but its payload at the very edge of the limit.
+func sizeAtMost(r *kgo.Record) int {
+	const batch, prefix, stamp = 65 + 8, 5, 20
+	n := batch + stamp + 4*prefix + len(r.Key) + len(r.Value)
+	for i := range r.Headers {
+		n += 2*prefix + len(r.Headers[i].Key) + len(r.Headers[i].Value)
+	}
+	return n
+}

@@ -1,0 +1,46 @@
+// Package relay is the pump: the only code that knows the order of steps.
+//
+// A session is
+//
+//	take the slot                          OpenSource
+//	fence, barrier, read the checkpoint    OpenSink
+//	compare both                           reconcile
+//	stream from there                      Source.Resume
+//
+// and then, for each group of source transactions, until something fails:
+//
+//	Begin, Add every record                one Kafka transaction
+//	Commit                                 the checkpoint is its last record
+//	ReadBack                               a read_committed reader has seen it
+//	Confirm                                the slot may forget
+//
+// From this order follow the guarantees:
+//
+//   - Events, dead letters and position are atomic, so a restart resumes
+//     exactly behind what is visible: no loss, no duplicate.
+//   - confirmed_flush_lsn <= checkpoint, always: Kafka knows first. A slot that
+//     is ahead of the checkpoint is therefore never explained away (Gap).
+//   - No error of a commit is interpreted and nothing is repaired in place. Any
+//     failure ends the session; the next one fences, writes a barrier and reads
+//     what happened. Rows are not replayed from memory across sessions: the
+//     slot sends them again. Start is recovery.
+//   - The slot is taken before the producer is fenced, or a standby would kill
+//     a healthy leader.
+//   - The next Begin comes after the ReadBack. This costs nothing: the markers
+//     of a transaction have to be written before the next may produce.
+//
+// While a commit is under way the next group is read, translated and encoded
+// in memory (gathering), bounded by Limits. A transaction of the source is cut
+// over several Kafka transactions only when it alone is over the limits; the
+// position then carries the ordinal of its last published change.
+//
+// A failure of class Halt ends Run with that error. The package then holds
+// neither the slot nor a producer; whether the process stays up to say so is
+// the caller's decision. Everything of class Retry leads to another session,
+// after a backoff: also being fenced, which means going back to standby.
+//
+// The package holds no SQL, no formats and no Kafka codes: those are in
+// replication, outbox, sink, checkpoint and dlq. It declares the two
+// interfaces that it needs, Source and Sink, so that a test can drive the
+// order of steps without sockets.
+package relay

@@ -1,0 +1,189 @@
+package relay
+
+import (
+	"context"
+	"math/rand/v2"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+	"github.com/rs/zerolog"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/holdwall/outbox-relay/checkpoint"
+	"github.com/holdwall/outbox-relay/internal/fault"
+	"github.com/holdwall/outbox-relay/replication"
+	"github.com/holdwall/outbox-relay/sink"
+)
+
+// Source is a slot that is held. Run closes it.
+type Source interface {
+	State() replication.State
+	Run(ctx context.Context) error
+	Resume(replication.Resume)
+	Next(ctx context.Context) (*replication.Tx, error)
+	Confirm(pglogrepl.LSN)
+}
+
+// Sink writes one Kafka transaction at a time.
+type Sink interface {
+	Begin() error
+	Add(*kgo.Record)
+	Commit(ctx context.Context, ck checkpoint.Checkpoint) error
+	ReadBack(ctx context.Context, ck checkpoint.Checkpoint) error
+	Close()
+}
+
+// RowTranslator turns rows into records; see Translator.
+type RowTranslator interface {
+	Translate(ctx context.Context, tx *replication.Tx, dst []*kgo.Record) (records []*kgo.Record, letters uint64, err error)
+}
+
+// State of a relay, as people see it.
+type State string
+
+// The states.
+const (
+	Starting  State = "starting"
+	Standby   State = "standby"
+	Streaming State = "streaming"
+	Backoff   State = "backoff"
+	Failed    State = "failed"
+	Stopped   State = "stopped"
+)
+
+// Relay moves rows from a slot to Kafka until it is stopped. All fields are
+// set before Run and not changed after.
+type Relay struct {
+	// OpenSource takes the slot, waiting as a standby if it has to.
+	OpenSource func(ctx context.Context) (Source, error)
+	// OpenSink fences, writes the barrier and reads the checkpoint. It is only
+	// called while the slot is held.
+	OpenSink      func(ctx context.Context) (Sink, sink.Session, error)
+	NewTranslator func(replication.State, sink.Session) (RowTranslator, error)
+
+	Publication string // for the checkpoint
+	Version     string
+	Limits      Limits
+	// Heartbeat is how often an idle relay writes its position when the WAL
+	// has moved without rows.
+	Heartbeat time.Duration
+	// MinCommitInterval spaces Kafka transactions, each of which adds a record
+	// to the checkpoint topic. Zero: none.
+	MinCommitInterval time.Duration
+	// DrainTimeout is how long a commit under way may take once Run's context
+	// has ended.
+	DrainTimeout time.Duration
+	// AcceptGap is the override for a gap, or nil. It serves once.
+	AcceptGap *Gap
+
+	// OnState is told each change; cause is nil in a sound state. May be nil.
+	OnState func(s State, cause *fault.Error)
+	// Beat is called every few seconds for as long as Run runs. May be nil.
+	Beat func()
+	// Pause returns the wait before attempt n+1; nil is Backoffs.
+	Pause   func(attempt int) time.Duration
+	Log     zerolog.Logger
+	Metrics *Metrics
+
+	attempt  int  // failed sessions in a row
+	accepted bool // AcceptGap has served
+}
+
+// sinkAttempts is how often Kafka is tried while the slot is held: with the
+// backoff of 1, 2, 4, 8 s, and the time each try takes, about half a minute.
+const sinkAttempts = 5
+
+// backoffs are the waits between attempts, in seconds; the last repeats.
+var backoffs = [...]int{1, 2, 4, 8, 10}
+
+// Backoffs is the wait after the n-th failure in a row: 1, 2, 4, 8, then 10 s,
+// shortened by up to a half at random so that replicas do not march in step.
+func Backoffs(n int) time.Duration {
+	d := time.Duration(backoffs[min(max(n, 1), len(backoffs))-1]) * time.Second
+	return d/2 + rand.N(d/2)
+}
+
+// Run relays until ctx ends, and then drains: the commit under way is finished
+// if it fits DrainTimeout. It returns nil when stopped, and otherwise the
+// failure of class Halt that a person has to decide on.
+func (r *Relay) Run(ctx context.Context) error {
+	hard, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cancel(nil)
+	stop := context.AfterFunc(ctx, func() {
+		time.AfterFunc(r.DrainTimeout, func() {
+			cancel(fault.New(fault.Shutdown, "commit under way did not end within %s", r.DrainTimeout))
+		})
+	})
+	defer stop()
+	if r.Beat != nil {
+		beating := make(chan struct{})
+		go func() {
+			defer close(beating)
+			r.beat(hard)
+		}()
+		defer func() { cancel(nil); <-beating }()
+	}
+	for {
+		err := r.session(ctx, hard)
+		if ctx.Err() != nil {
+			r.state(Stopped, nil)
+			if err != nil {
+				r.Log.Warn().Err(err).Msg("stopped inside a session; the next start settles it")
+			}
+			return nil
+		}
+		if err == nil {
+			continue
+		}
+		f := fault.As(err)
+		if f.Code.Class != fault.Retry {
+			r.state(Failed, f)
+			return err
+		}
+		r.attempt++
+		r.state(Backoff, f)
+		wait := r.pause(r.attempt)
+		r.Log.Warn().Str("code", f.Code.ID).Str("hint", f.Remedy()).Err(err).Dur("wait", wait).Msg("session ended")
+		r.Metrics.session(f.Code.Name)
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// Standby is called by OpenSource when it finds the slot held and waits.
+func (r *Relay) Standby() { r.state(Standby, nil) }
+
+// beatInterval is a fraction of what a liveness probe tolerates.
+const beatInterval = 5 * time.Second
+
+func (r *Relay) beat(ctx context.Context) {
+	t := time.NewTicker(beatInterval)
+	defer t.Stop()
+	for {
+		r.Beat()
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (r *Relay) pause(attempt int) time.Duration {
+	if r.Pause != nil {
+		return r.Pause(attempt)
+	}
+	return Backoffs(attempt)
+}
+
+// established is called when a session has begun to stream.
+func (r *Relay) established() { r.attempt = 0 }
+
+func (r *Relay) state(s State, cause *fault.Error) {
+	r.Metrics.state(s)
+	if r.OnState != nil {
+		r.OnState(s, cause)
+	}
+}

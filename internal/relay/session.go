@@ -1,0 +1,272 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/rs/zerolog"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/holdwall/outbox-relay/checkpoint"
+	"github.com/holdwall/outbox-relay/internal/crash"
+	"github.com/holdwall/outbox-relay/internal/fault"
+	"github.com/holdwall/outbox-relay/internal/mutant"
+	"github.com/holdwall/outbox-relay/replication"
+	"github.com/holdwall/outbox-relay/sink"
+)
+
+// keepAlive is how often a checkpoint is written when nothing at all happens:
+// brokers forget a silent transactional id after 7 days and a silent producer
+// id after one.
+const keepAlive = time.Hour
+
+// errDrained ends the source after a drain; it is no failure.
+var errDrained = errors.New("drained")
+
+// session is one life between taking the slot and losing anything.
+type session struct {
+	*Relay
+	log  zerolog.Logger
+	src  Source
+	sink Sink
+	info sink.Session
+
+	buf  *gathering
+	last checkpoint.Checkpoint // the newest one that was read back
+}
+
+// session runs one session. When soft ends, what is under way is finished and
+// the slot let go; when hard ends, everything stops at once.
+func (r *Relay) session(soft, hard context.Context) error {
+	// Waiting for the slot has nothing to drain.
+	src, err := r.OpenSource(soft)
+	if err != nil {
+		return err
+	}
+	s := &session{Relay: r, src: src, log: r.Log}
+	r.state(Starting, nil)
+	g, ctx := errgroup.WithContext(hard)
+	srcCtx, stopSource := context.WithCancelCause(ctx)
+	g.Go(fault.Guard(func() error { return src.Run(srcCtx) }))
+	g.Go(fault.Guard(func() error {
+		defer stopSource(errDrained)
+		return s.run(ctx, soft)
+	}))
+	return undrained(g.Wait())
+}
+
+func undrained(err error) error {
+	if errors.Is(err, errDrained) {
+		return nil
+	}
+	return err
+}
+
+func (s *session) run(ctx, soft context.Context) error {
+	drain := soft.Done()
+	var err error
+	s.sink, s.info, err = s.openSink(ctx, soft)
+	if err != nil {
+		return err
+	}
+	defer s.sink.Close()
+	st := s.src.State()
+	accept := s.AcceptGap
+	if s.accepted {
+		accept = nil
+	}
+	from, err := reconcile(st, s.info, accept)
+	if err != nil {
+		return err
+	}
+	translator, err := s.NewTranslator(st, s.info)
+	if err != nil {
+		return err
+	}
+	s.last = s.next(from.base, st)
+	s.buf = newGathering(s.Limits, from.base)
+	s.log = s.log.With().Uint64("session", s.info.No).Logger()
+	s.log.Info().Str("lsn", from.base.Pos.String()).Str("slot_lsn", st.Slot.ConfirmedLSN.String()).
+		Uint64("checkpoint", from.base.Seq).Bool("degraded", s.info.Degraded).Str("host", st.Host).Msg("streaming")
+	if from.override != "" {
+		// The audit record comes before the first row that depends on it.
+		s.log.Warn().Str("override", from.override).Msg("override accepted")
+		if err := s.deliver(ctx, &group{pos: from.base.Pos, lastTx: from.base.LastTx}, from.override); err != nil {
+			return err
+		}
+		s.accepted = true
+	}
+	s.src.Resume(from.resume)
+	s.established()
+	s.state(Streaming, nil)
+	g, gctx := errgroup.WithContext(ctx)
+	gatherCtx, stopGathering := context.WithCancelCause(gctx)
+	g.Go(fault.Guard(func() error { return s.gather(gatherCtx, translator) }))
+	g.Go(fault.Guard(func() error {
+		defer stopGathering(errDrained)
+		return s.pump(gctx, drain)
+	}))
+	return undrained(g.Wait())
+}
+
+// openSink tries until Kafka can be reached, while the source holds the slot
+// and keeps Postgres informed. After sinkAttempts it gives the slot back, in
+// case another replica can reach Kafka and this one cannot.
+func (s *session) openSink(ctx, soft context.Context) (Sink, sink.Session, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	// Nothing is open yet, so a stop need not wait.
+	defer context.AfterFunc(soft, func() { cancel(errDrained) })()
+	for attempt := 1; ; attempt++ {
+		snk, info, err := s.OpenSink(ctx)
+		if err == nil {
+			return snk, info, nil
+		}
+		if ctx.Err() != nil {
+			return nil, sink.Session{}, context.Cause(ctx)
+		}
+		code := fault.CodeOf(err)
+		if code.Class != fault.Retry || code == fault.Fenced || attempt == sinkAttempts {
+			return nil, sink.Session{}, err
+		}
+		s.state(Backoff, fault.As(err))
+		s.log.Warn().Str("code", code.ID).Err(err).Int("attempt", attempt).Msg("Kafka session not opened, holding the slot")
+		select {
+		case <-time.After(s.pause(attempt)):
+		case <-ctx.Done():
+			return nil, sink.Session{}, context.Cause(ctx)
+		}
+	}
+}
+
+// next is the checkpoint that follows c, but for its position and counts.
+func (s *session) next(c checkpoint.Checkpoint, st replication.State) checkpoint.Checkpoint {
+	host, _ := os.Hostname()
+	c.SessionID, c.SessionNo = s.info.ID, s.info.No
+	c.Source = checkpoint.Source{
+		SystemID: st.SystemID, Database: st.Database, Slot: st.Slot.Name, Publication: s.Publication,
+		ClusterID: s.info.ClusterID, TopicID: s.info.TopicID,
+	}
+	c.OptionsHash, c.Override = st.OptionsHash, ""
+	c.Host, c.PID, c.Version = host, os.Getpid(), s.Version
+	return c
+}
+
+// gather reads, translates and collects, while pump commits.
+func (s *session) gather(ctx context.Context, t RowTranslator) error {
+	for {
+		tx, err := s.src.Next(ctx)
+		if err != nil {
+			return err
+		}
+		if tx.Idle {
+			s.buf.idle(tx.EndLSN, tx.ReplyAsked)
+			continue
+		}
+		records, letters, err := t.Translate(ctx, tx, make([]*kgo.Record, 0, len(tx.Rows)))
+		if err != nil {
+			return err
+		}
+		bytes := 0
+		for _, r := range records {
+			bytes += size(r)
+		}
+		if err := s.buf.add(ctx, tx, records, bytes, letters); err != nil {
+			return err
+		}
+	}
+}
+
+// pump delivers group after group. It returns nil when it was drained.
+func (s *session) pump(ctx context.Context, drain <-chan struct{}) error {
+	idle := time.Now().Add(s.Heartbeat)
+	for {
+		select {
+		case <-drain:
+			crash.Point(crash.DrainStarted)
+			return nil
+		default:
+		}
+		g, err := s.buf.take(ctx, drain, idle)
+		if err != nil || g == nil {
+			return err
+		}
+		now := time.Now()
+		if g.empty() && g.pos == s.last.Pos && now.Sub(s.last.Time) < keepAlive {
+			// The WAL has not moved. The stream has reached the checkpoint that
+			// this session began with, witness and all, so the slot may be told
+			// where its predecessor did not come to it; a server that wants to
+			// stop waits for that.
+			s.src.Confirm(g.pos.EndLSN)
+			idle = now.Add(s.Heartbeat)
+			continue
+		}
+		if err := s.deliver(ctx, g, ""); err != nil {
+			return err
+		}
+		idle = time.Now().Add(s.Heartbeat)
+		if wait := s.MinCommitInterval - time.Since(now); wait > 0 {
+			select {
+			case <-time.After(wait):
+			case <-drain:
+			case <-ctx.Done():
+			}
+		}
+	}
+}
+
+// deliver is the transaction: the order of these calls is the product.
+func (s *session) deliver(ctx context.Context, g *group, override string) error {
+	ck := s.last
+	ck.Seq++
+	ck.Pos, ck.LastTx = g.pos, g.lastTx
+	ck.Rows = uint64(len(g.records))
+	ck.RowsTotal += ck.Rows
+	ck.LettersTotal += g.letters
+	ck.Time, ck.Override = time.Now(), override
+
+	if mutant.ConfirmEarly {
+		s.src.Confirm(ck.Pos.EndLSN)
+	}
+	if err := s.commit(ctx, g, ck); err != nil {
+		if !mutant.TrustCommitError || !fault.Has(err, fault.OutcomeUnknown) {
+			return err
+		}
+		s.sink.Close()
+		if s.sink, s.info, err = s.OpenSink(ctx); err != nil {
+			return err
+		}
+		ck.SessionID, ck.SessionNo = s.info.ID, s.info.No
+		ck.Seq += 1000 // whatever is there, it does not look
+		if err := s.commit(ctx, g, ck); err != nil {
+			return err
+		}
+	}
+	if err := s.sink.ReadBack(ctx, ck); err != nil {
+		return err
+	}
+	s.src.Confirm(ck.Pos.EndLSN)
+	if ck.Pos.Cut() {
+		crash.Point(crash.CutCommitted)
+	}
+	s.last = ck
+	s.delivered(g, ck)
+	return nil
+}
+
+// commit puts a group and its checkpoint into one Kafka transaction.
+func (s *session) commit(ctx context.Context, g *group, ck checkpoint.Checkpoint) error {
+	if err := s.sink.Begin(); err != nil {
+		return err
+	}
+	number := strconv.AppendUint(nil, ck.Seq, 10)
+	for _, r := range g.records {
+		sink.Stamp(r, number)
+		s.sink.Add(r)
+	}
+	return s.sink.Commit(ctx, ck)
+}

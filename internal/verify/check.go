@@ -1,0 +1,143 @@
+package verify
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/holdwall/outbox-relay/checkpoint"
+)
+
+// Check judges the evidence. It does not change it.
+func Check(ev Evidence) Report {
+	f := &facts{ev: &ev}
+	f.count()
+	report := Report{Counts: f.counts}
+	sound := Finding{Property: P0, Title: "evidence is sound"}
+	checkEvidence(&ev, &sound)
+	report.Findings = append(report.Findings, sound)
+	if sound.Violations > 0 {
+		// What follows trusts the order of the oracle and of the offsets.
+		return report
+	}
+	f.match()
+	report.Counts.Before = f.first
+	for _, r := range rules() {
+		finding := Finding{Property: r.property, Title: r.title}
+		r.check(f, &finding)
+		report.Findings = append(report.Findings, finding)
+	}
+	return report
+}
+
+// ref names a record.
+type ref struct{ log, rec int32 }
+
+// facts is the evidence, sorted and matched.
+type facts struct {
+	ev     *Evidence
+	counts Counts
+
+	refs  []ref   // what consumers are shown, by position; then by log and offset
+	rowOf []int32 // by index in refs: the row at that position, or -1
+	refOf []int32 // by row: index in refs of the first record at its position, or -1
+	first int     // rows before it are older than the first checkpoint
+}
+
+func (f *facts) record(r ref) *Record { return &f.ev.Logs[r.log].Records[r.rec] }
+
+func (f *facts) count() {
+	c := &f.counts
+	c.Transactions, c.Rows, c.Samples = len(f.ev.Oracle.Txs), len(f.ev.Oracle.Rows), len(f.ev.Samples)
+	for i := range f.ev.Logs {
+		l := &f.ev.Logs[i]
+		for j := range l.Records {
+			switch {
+			case !l.Records[j].Committed:
+				c.Aborted++
+			case l.Letters:
+				c.Letters++
+			default:
+				c.Published++
+			}
+		}
+	}
+	sessions := map[string]struct{}{}
+	for i := range f.ev.Checkpoints {
+		p := &f.ev.Checkpoints[i]
+		if p.Committed && p.Kind == checkpoint.Lane {
+			c.Checkpoints++
+			sessions[p.Session] = struct{}{}
+		}
+	}
+	c.Sessions = len(sessions)
+	for i := range f.ev.Sightings {
+		c.Sighted += len(f.ev.Sightings[i].Offsets)
+	}
+}
+
+// match sorts what consumers are shown by position and merges it with the
+// oracle, which is sorted already. A replayed letter is left out: it repeats
+// its row on purpose, out of order.
+func (f *facts) match() {
+	f.refs = make([]ref, 0, f.counts.Published+f.counts.Letters)
+	for i := range f.ev.Logs {
+		for j := range f.ev.Logs[i].Records {
+			if r := &f.ev.Logs[i].Records[j]; r.Committed && !r.Replayed {
+				f.refs = append(f.refs, ref{int32(i), int32(j)})
+			}
+		}
+	}
+	slices.SortFunc(f.refs, func(a, b ref) int {
+		return cmp.Or(f.record(a).At().Compare(f.record(b).At()), cmp.Compare(a.log, b.log), cmp.Compare(a.rec, b.rec))
+	})
+	o := &f.ev.Oracle
+	f.rowOf = make([]int32, len(f.refs))
+	f.refOf = make([]int32, len(o.Rows))
+	for i := range f.refOf {
+		f.refOf[i] = -1
+	}
+	row := 0
+	for i, r := range f.refs {
+		at := f.record(r).At()
+		for row < len(o.Rows) && o.At(row).Compare(at) < 0 {
+			row++
+		}
+		f.rowOf[i] = -1
+		if row < len(o.Rows) && o.At(row) == at {
+			f.rowOf[i] = int32(row)
+			if f.refOf[row] < 0 {
+				f.refOf[row] = int32(i)
+			}
+		}
+	}
+	if c := f.laneCheckpoints(); len(c) > 0 {
+		start := &f.ev.Checkpoints[c[0]]
+		if start.Checkpoint.Seq == 1 && start.Checkpoint.Rows == 0 && !start.Hole {
+			for f.first < len(o.Rows) && covered(start.Checkpoint.Pos, o.At(f.first)) {
+				f.first++
+			}
+		}
+	}
+}
+
+// laneCheckpoints returns the indexes of the checkpoints that count.
+func (f *facts) laneCheckpoints() []int {
+	var all []int
+	for i := range f.ev.Checkpoints {
+		if c := &f.ev.Checkpoints[i]; c.Committed && c.Kind == checkpoint.Lane && c.Fault == "" {
+			all = append(all, i)
+		}
+	}
+	return all
+}
+
+// covered tells whether a checkpoint says that the row at p is published.
+func covered(c checkpoint.Position, p Position) bool {
+	switch {
+	case p.Timeline != c.Timeline:
+		return p.Timeline < c.Timeline
+	case p.LSN < c.EndLSN:
+		return true
+	}
+	return c.Ordinal > 0 && p.LSN == c.CommitLSN && uint64(p.Ord) <= c.Ordinal
+}

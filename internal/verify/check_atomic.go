@@ -1,0 +1,90 @@
+package verify
+
+// checkAtomicity is P8: the rows between two checkpoints are one Kafka
+// transaction, and the second checkpoint is its last record. So the row, the
+// checkpoint that first covers it, the number in the record's header and the
+// producer must all agree. A source transaction is whole or cut only where a
+// checkpoint says so.
+func checkAtomicity(f *facts, out *Finding) {
+	lanes := f.laneCheckpoints()
+	if len(lanes) == 0 {
+		if len(f.refs) > 0 {
+			out.fail(func() []string { return aroundRecord(f.ev, int(f.refs[0].log), int(f.refs[0].rec)) },
+				"%d records are shown and no checkpoint is", len(f.refs))
+		}
+		return
+	}
+	counts := map[uint64]uint64{}
+	for _, r := range f.refs {
+		counts[f.record(r).Ckpt]++
+	}
+	f.checkIntervals(lanes, out)
+
+	known := map[uint64]*CheckpointRecord{}
+	for n, i := range lanes {
+		c := &f.ev.Checkpoints[i]
+		known[c.Checkpoint.Seq] = c
+		out.Checked++
+		if counts[c.Checkpoint.Seq] != c.Checkpoint.Rows {
+			out.fail(func() []string { return aroundCheckpoint(f.ev, lanes, n) },
+				"checkpoint %d says %d rows, %d records carry its number", c.Checkpoint.Seq, c.Checkpoint.Rows, counts[c.Checkpoint.Seq])
+		}
+	}
+	last := f.ev.Checkpoints[lanes[len(lanes)-1]].Checkpoint.Seq
+	for _, r := range f.refs {
+		rec := f.record(r)
+		around := func() []string { return aroundRecord(f.ev, int(r.log), int(r.rec)) }
+		c, ok := known[rec.Ckpt]
+		switch {
+		case ok && c.Producer != rec.Producer:
+			out.fail(around, "record %s at %s was written by producer %v, its checkpoint %d by %v", rec.ID, place(f.ev, r), rec.Producer, rec.Ckpt, c.Producer)
+		case !ok && rec.Ckpt > last:
+			out.fail(around, "record %s at %s is of group %d, the last checkpoint is %d", rec.ID, place(f.ev, r), rec.Ckpt, last)
+		}
+	}
+}
+
+// checkIntervals walks rows and checkpoints together.
+func (f *facts) checkIntervals(lanes []int, out *Finding) {
+	o := &f.ev.Oracle
+	n := 0
+	for i := range o.Rows {
+		for n < len(lanes) && !covered(f.ev.Checkpoints[lanes[n]].Checkpoint.Pos, o.At(i)) {
+			n++
+		}
+		around := func() []string {
+			return append(aroundRow(f.ev, i), aroundCheckpoint(f.ev, lanes, min(n, len(lanes)-1))...)
+		}
+		at := f.refOf[i]
+		if n == len(lanes) {
+			if at >= 0 {
+				out.fail(around, "row %s at %s is published, no checkpoint covers it", o.Rows[i].ID, o.At(i))
+			}
+			continue
+		}
+		c := &f.ev.Checkpoints[lanes[n]]
+		if i < f.first {
+			if at >= 0 {
+				out.fail(around, "row %s at %s is published, it lies before the first checkpoint", o.Rows[i].ID, o.At(i))
+			}
+			continue
+		}
+		out.Checked++
+		if at < 0 {
+			out.fail(around, "row %s at %s is not there, checkpoint %d covers it", o.Rows[i].ID, o.At(i), c.Checkpoint.Seq)
+			continue
+		}
+		// Where checkpoints were compacted away, the group may be any of
+		// those that are missing.
+		low := c.Checkpoint.Seq
+		if c.Hole {
+			low = 1
+			if n > 0 {
+				low = f.ev.Checkpoints[lanes[n-1]].Checkpoint.Seq + 1
+			}
+		}
+		if rec := f.record(f.refs[at]); rec.Ckpt < low || rec.Ckpt > c.Checkpoint.Seq {
+			out.fail(around, "row %s at %s was committed with group %d, it belongs to checkpoint %d", o.Rows[i].ID, o.At(i), rec.Ckpt, c.Checkpoint.Seq)
+		}
+	}
+}

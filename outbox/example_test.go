@@ -1,0 +1,62 @@
+package outbox_test
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/holdwall/outbox-relay/outbox"
+)
+
+// transaction stands for a pgx.Tx, which has the same method.
+type transaction struct{}
+
+func (transaction) Exec(_ context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
+	fmt.Println(sql)
+	fmt.Println(args...)
+	return pgconn.CommandTag{}, nil
+}
+
+// An event is written with the same transaction as the change it tells of.
+func ExampleAppend() {
+	var tx transaction // in a service: tx, err := pool.Begin(ctx)
+	err := outbox.Append(context.Background(), tx, outbox.Record{
+		ID:            "0198c0de-0000-7000-8000-000000000001", // a UUIDv7 is made if it is empty
+		AggregateType: "order",
+		AggregateID:   "4711",
+		Type:          "OrderPlaced",
+		Payload:       []byte(`{"total":"12.50"}`),
+		Headers:       []outbox.Header{{Key: "tenant", Value: []byte("acme")}},
+	})
+	if err != nil {
+		fmt.Println(err) // roll back
+		return
+	}
+	// Output:
+	// INSERT INTO "outbox"."events" ("id", "aggregatetype", "aggregateid", "type", "payload", "headers") VALUES ($1, $2, $3, $4, $5, $6)
+	// 0198c0de-0000-7000-8000-000000000001 order 4711 OrderPlaced {"total":"12.50"} {"tenant":"acme"}
+}
+
+// A table made for Debezium's outbox router, with one column named otherwise.
+func ExampleNewWriter() {
+	cols, err := outbox.ParseColumns("payload=data")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	w, err := outbox.NewWriter("shop.outboxevent", cols)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	err = w.Append(context.Background(), transaction{}, outbox.Record{
+		ID: "1", AggregateType: "order", AggregateID: "4711", Type: "OrderPlaced", Payload: []byte(`{}`),
+	})
+	if err != nil {
+		fmt.Println(err)
+	}
+	// Output:
+	// INSERT INTO "shop"."outboxevent" ("id", "aggregatetype", "aggregateid", "type", "data") VALUES ($1, $2, $3, $4, $5)
+	// 1 order 4711 OrderPlaced {}
+}

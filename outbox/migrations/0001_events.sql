@@ -1,0 +1,29 @@
+-- The outbox table. The five columns id, aggregatetype, aggregateid, type and
+-- payload are needed, under the names that Debezium's outbox router uses; every
+-- other column may be left out.
+--
+-- +goose Up
+CREATE SCHEMA IF NOT EXISTS outbox;
+
+CREATE TABLE IF NOT EXISTS outbox.events (
+  id              uuid         NOT NULL DEFAULT gen_random_uuid(),
+  aggregatetype   varchar(255) NOT NULL CHECK (aggregatetype <> ''),
+  aggregateid     varchar(255) NOT NULL,
+  type            varchar(255) NOT NULL CHECK (type <> ''),
+  payload         jsonb,                                            -- NULL: a tombstone, where enabled
+  payload_bytes   bytea,                                            -- a payload that is not JSON
+  headers         jsonb        NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(headers) = 'object'),
+  topic           varchar(249) CHECK (topic ~ '^[A-Za-z0-9._-]+$'), -- else by template or setting
+  message_key     varchar(1024),                                    -- else aggregateid
+  kafka_partition integer      CHECK (kafka_partition >= 0),        -- else by key
+  content_type    text,
+  schema_version  integer,
+  traceparent     varchar(55)  CHECK (traceparent ~ '^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$'),
+  tracestate      varchar(512),
+  created_at      timestamptz  NOT NULL DEFAULT clock_timestamp(),
+  PRIMARY KEY (id),
+  CONSTRAINT one_payload CHECK (num_nonnulls(payload, payload_bytes) <= 1)
+);
+
+-- +goose Down
+DROP TABLE IF EXISTS outbox.events;

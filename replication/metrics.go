@@ -1,0 +1,127 @@
+package replication
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+)
+
+const (
+	rowEvent    = "event"
+	rowFiltered = "filtered"
+)
+
+// Metrics of the source. Made once per process; nil works and counts nothing.
+type Metrics struct {
+	rows         *prometheus.CounterVec
+	event        prometheus.Counter // child of rows, resolved once: this is the hot path
+	transactions prometheus.Counter
+	walBytes     prometheus.Counter
+	resumed      prometheus.Counter
+	connected    prometheus.Gauge
+	retained     *prometheus.GaugeVec
+	lag          *prometheus.GaugeVec
+	safe         *prometheus.GaugeVec
+}
+
+// NewMetrics registers the metrics of the source.
+func NewMetrics(reg prometheus.Registerer) *Metrics {
+	f := promauto.With(reg)
+	m := &Metrics{
+		rows: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "outbox_source_rows_total",
+			Help: "Change messages received from the slot, by what became of them.",
+		}, []string{"result"}),
+		transactions: f.NewCounter(prometheus.CounterOpts{
+			Name: "outbox_source_transactions_total", Help: "Transactions received from the slot.",
+		}),
+		walBytes: f.NewCounter(prometheus.CounterOpts{
+			Name: "outbox_source_wal_bytes_total", Help: "Bytes of replication messages received.",
+		}),
+		resumed: f.NewCounter(prometheus.CounterOpts{
+			Name: "outbox_resume_skipped_rows_total", Help: "Rows sent again after a restart and dropped because the checkpoint covers them.",
+		}),
+		connected: f.NewGauge(prometheus.GaugeOpts{
+			Name: "outbox_source_connected", Help: "1 while this process streams from the slot.",
+		}),
+		retained: f.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "outbox_slot_retained_bytes", Help: "WAL that the server keeps because of the slot.",
+		}, []string{"slot"}),
+		lag: f.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "outbox_slot_lag_bytes", Help: "WAL written and not yet confirmed by the relay.",
+		}, []string{"slot"}),
+		safe: f.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "outbox_slot_safe_wal_bytes", Help: "WAL that may still be written before Postgres invalidates the slot; absent without a limit.",
+		}, []string{"slot"}),
+	}
+	for _, r := range []string{rowEvent, rowFiltered, "ignored_update", "ignored_delete", "truncate"} {
+		m.rows.WithLabelValues(r)
+	}
+	m.event = m.rows.WithLabelValues(rowEvent)
+	return m
+}
+
+func (m *Metrics) row(result string) {
+	switch {
+	case m == nil:
+	case result == rowEvent:
+		m.event.Inc()
+	default:
+		m.rows.WithLabelValues(result).Inc()
+	}
+}
+
+func (m *Metrics) ignored(k Kind) {
+	if m == nil {
+		return
+	}
+	switch k {
+	case KindUpdate:
+		m.row("ignored_update")
+	case KindDelete:
+		m.row("ignored_delete")
+	default:
+		m.row("truncate")
+	}
+}
+
+func (m *Metrics) transaction() {
+	if m != nil {
+		m.transactions.Inc()
+	}
+}
+
+func (m *Metrics) skipped() {
+	if m != nil {
+		m.resumed.Inc()
+	}
+}
+
+func (m *Metrics) received(bytes int) {
+	if m != nil {
+		m.walBytes.Add(float64(bytes))
+	}
+}
+
+func (m *Metrics) streaming(on bool) {
+	if m == nil {
+		return
+	}
+	if on {
+		m.connected.Set(1)
+	} else {
+		m.connected.Set(0)
+	}
+}
+
+func (m *Metrics) slot(s Slot) {
+	if m == nil {
+		return
+	}
+	m.retained.WithLabelValues(s.Name).Set(float64(s.RetainedBytes()))
+	m.lag.WithLabelValues(s.Name).Set(float64(s.LagBytes()))
+	if s.SafeBytes >= 0 {
+		m.safe.WithLabelValues(s.Name).Set(float64(s.SafeBytes))
+	} else {
+		m.safe.DeleteLabelValues(s.Name)
+	}
+}

@@ -1,0 +1,457 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/holdwall/outbox-relay/internal/crash"
+	"github.com/holdwall/outbox-relay/internal/fault"
+)
+
+// wake is how often the reader looks up from an idle connection: to send a
+// confirmed position, to notice that it should stop. It bounds how far behind
+// the checkpoint the slot is on a quiet system.
+const wake = 50 * time.Millisecond
+
+// replyInterval bounds how often a server that keeps asking is answered. A
+// stopping walsender asks again at every answer that does not satisfy it:
+// 207,000 keepalives in 20 s were seen.
+const replyInterval = 20 * time.Millisecond
+
+// Switch is where the history left a timeline.
+type Switch struct {
+	Timeline int32
+	At       pglogrepl.LSN
+}
+
+// State is what Postgres said when the slot was taken.
+type State struct {
+	SystemID    string
+	Timeline    int32
+	Switches    []Switch // how the present timeline came about, oldest first
+	FlushLSN    pglogrepl.LSN
+	Database    string
+	Slot        Slot
+	OptionsHash string
+	Version     int // server_version_num
+	Host        string
+}
+
+// Source streams from one slot, for one session. Open takes the slot, Run holds
+// it, and Resume, called once while Run runs, lets the reading begin: between
+// them the caller may take its time to fence its predecessor and to read the
+// checkpoint. Run, Resume, Next and Confirm may be called from different
+// goroutines, Next from one at a time.
+type Source struct {
+	cfg     Config
+	log     zerolog.Logger
+	metrics *Metrics
+
+	server *Server
+	conn   *pgconn.PgConn
+	state  State
+	tick   time.Duration
+
+	resume  Resume
+	resumed chan struct{} // closed by Resume: until then nothing is read
+	queue   *queue
+	taken   []*Tx // what Next has taken from the queue and not returned yet
+
+	confirmed atomic.Uint64 // what Postgres may be told
+	stopping  atomic.Bool   // the server refuses new connections
+
+	sent        pglogrepl.LSN // last position told
+	nextTick    time.Time
+	lastReply   time.Time
+	replyWanted bool
+}
+
+// Open finds the primary, probes it and takes the slot, waiting as a standby
+// for as long as another session holds it. Nothing is read yet, but the slot
+// is ours: only after this may a predecessor be fenced in Kafka, or a standby
+// would kill a healthy leader.
+//
+// Errors carry a fault.Code. ctx bounds the waiting, not the life of the
+// source.
+func Open(ctx context.Context, cfg Config, log zerolog.Logger, metrics *Metrics) (*Source, error) {
+	cfg = cfg.Defaults()
+	srv, err := Connect(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	s := &Source{
+		cfg: cfg, log: log, metrics: metrics, server: srv,
+		resumed: make(chan struct{}), queue: newQueue(cfg.QueueBytes),
+	}
+	if err := s.acquire(ctx); err != nil {
+		s.Close()
+		return nil, err
+	}
+	crash.Point(crash.SlotAcquired)
+	return s, nil
+}
+
+func (s *Source) acquire(ctx context.Context) error {
+	hash, err := s.server.probe(ctx)
+	if err != nil {
+		return err
+	}
+	timeout, err := s.server.walSenderTimeout(ctx)
+	if err != nil {
+		return err
+	}
+	s.tick = 10 * time.Second
+	if timeout > 0 {
+		s.tick = min(s.tick, timeout/3)
+	}
+	for {
+		if err := s.server.awaitFree(ctx); err != nil {
+			return err
+		}
+		err := s.start(ctx)
+		if err == nil {
+			break
+		}
+		if !fault.Has(err, fault.SlotHeld) {
+			return err
+		}
+		// Another standby was quicker, or the old walsender is still leaving.
+	}
+	// Read only now: the predecessor may have moved the slot until the moment
+	// it let go.
+	slot, err := s.server.slot(ctx)
+	if err != nil {
+		return err
+	}
+	s.state.Slot, s.state.OptionsHash = slot, hash
+	s.state.Version, s.state.Host = s.server.version, s.server.describe()
+	s.confirmed.Store(uint64(slot.ConfirmedLSN))
+	return nil
+}
+
+// start opens the replication connection and takes the slot.
+func (s *Source) start(ctx context.Context) error {
+	conn, err := s.server.dialReplication(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.identify(ctx, conn); err != nil {
+		_ = conn.Close(ctx)
+		return err
+	}
+	err = pglogrepl.StartReplication(ctx, conn, s.cfg.Slot, 0, pglogrepl.StartReplicationOptions{
+		Mode: pglogrepl.LogicalReplication, PluginArgs: s.server.pluginArgs(),
+	})
+	if err != nil {
+		_ = conn.Close(ctx)
+		return classify(err, fault.SlotMissing, "start replication from slot %s", s.cfg.Slot)
+	}
+	s.conn = conn
+	return nil
+}
+
+// identify reads who the server is and how its timeline came about. Both are
+// replication commands, so they must come before the stream starts.
+func (s *Source) identify(ctx context.Context, conn *pgconn.PgConn) error {
+	id, err := pglogrepl.IdentifySystem(ctx, conn)
+	if err != nil {
+		return classify(err, fault.Unclassified, "identify system")
+	}
+	s.state.SystemID, s.state.Timeline, s.state.FlushLSN, s.state.Database = id.SystemID, id.Timeline, id.XLogPos, id.DBName
+	s.state.Switches = nil
+	if id.Timeline == 1 {
+		return nil
+	}
+	h, err := pglogrepl.TimelineHistory(ctx, conn, id.Timeline)
+	if err != nil {
+		return classify(err, fault.Unclassified, "read history of timeline %d", id.Timeline)
+	}
+	s.state.Switches, err = parseHistory(h.Content)
+	if err != nil {
+		return fault.Wrap(err, fault.WALDecode, "read history of timeline %d", id.Timeline)
+	}
+	return nil
+}
+
+func (s *Server) dialReplication(ctx context.Context) (*pgconn.PgConn, error) {
+	c := s.host.Copy()
+	if c.ConnectTimeout == 0 {
+		c.ConnectTimeout = connectTimeout
+	}
+	setParams(c, "outbox-relay "+s.cfg.Slot)
+	c.RuntimeParams["replication"] = "database"
+	c.MaxProtocolMessageBodyLen = s.cfg.MaxRowBytes
+	conn, err := pgconn.ConnectConfig(ctx, c)
+	if err != nil {
+		return nil, classifyConnect(err, "connect for replication to %s", s.describe())
+	}
+	return conn, nil
+}
+
+// State returns what was found when the slot was taken.
+func (s *Source) State() State { return s.state }
+
+// Resume says what to drop, and lets the reading begin. It is called once.
+func (s *Source) Resume(r Resume) {
+	s.resume = r
+	close(s.resumed)
+}
+
+// Next returns the next transaction, part of one, or idle position, in commit
+// order. When the source has ended it returns the error that Run returns.
+func (s *Source) Next(ctx context.Context) (*Tx, error) {
+	if len(s.taken) == 0 {
+		var err error
+		if s.taken, err = s.queue.take(ctx); err != nil {
+			return nil, err
+		}
+	}
+	tx := s.taken[0]
+	s.taken[0] = nil // the row memory is the caller's now
+	s.taken = s.taken[1:]
+	return tx, nil
+}
+
+// Confirm allows Postgres to forget everything below end. It never blocks and
+// never goes back. The caller must have read the checkpoint that covers end
+// back from Kafka.
+func (s *Source) Confirm(end pglogrepl.LSN) {
+	for {
+		old := s.confirmed.Load()
+		if uint64(end) <= old || s.confirmed.CompareAndSwap(old, uint64(end)) {
+			crash.Point(crash.Confirmed)
+			return
+		}
+	}
+}
+
+// Close lets go of the slot. It may be called more than once, but not while
+// Run runs.
+func (s *Source) Close() {
+	if s.conn != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_ = s.conn.Close(ctx)
+		s.conn = nil
+	}
+	s.server.Close()
+}
+
+// Run holds the slot and reads the stream until ctx ends or the connection
+// does, and closes both connections. Before it lets go it tells Postgres the confirmed position, so
+// that the next session has less to skip.
+func (s *Source) Run(ctx context.Context) error {
+	s.metrics.streaming(true)
+	defer s.metrics.streaming(false)
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.read(gctx) })
+	g.Go(func() error { return s.watch(gctx) })
+	err := g.Wait()
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	s.queue.close(err)
+	if s.conn != nil && !s.conn.IsClosed() {
+		_ = s.status()
+		crash.Point(crash.DrainDone)
+	}
+	s.Close()
+	return err
+}
+
+// read is the one loop that touches the replication connection.
+func (s *Source) read(ctx context.Context) error {
+	var a *assembler // nil until Resume
+	front, sock := s.conn.Frontend(), s.conn.Conn()
+	var stoppingSince time.Time
+	for {
+		now := time.Now()
+		if err := ctx.Err(); err != nil {
+			return context.Cause(ctx)
+		}
+		if err := s.attend(now); err != nil {
+			return err
+		}
+		switch {
+		case !s.stopping.Load():
+			stoppingSince = time.Time{}
+		case stoppingSince.IsZero():
+			stoppingSince = now
+		case now.Sub(stoppingSince) > s.cfg.StopGrace:
+			return fault.New(fault.PostgresStopping, "left %s, which wants to stop", s.server.describe())
+		}
+		if a == nil {
+			select {
+			case <-s.resumed:
+				a = newAssembler(s.cfg.Schema, s.cfg.Table, s.resume, s.metrics, func(tx *Tx) { s.queue.put(tx) })
+			default:
+			}
+		}
+		if a == nil || !s.queue.hasRoom() {
+			if err := s.pause(ctx); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := sock.SetReadDeadline(now.Add(wake)); err != nil {
+			return classify(err, fault.Unclassified, "set deadline")
+		}
+		if err := s.drain(front, a); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			return classify(err, fault.PublicationHole, "read the stream")
+		}
+	}
+}
+
+// drain reads messages until the read deadline passes, the queue is full or
+// the connection fails. The deadline is set once for many messages; pgproto3
+// keeps a message that it has read in part, so a deadline loses nothing.
+func (s *Source) drain(front *pgproto3.Frontend, a *assembler) error {
+	for s.queue.hasRoom() {
+		msg, err := front.Receive()
+		if err != nil {
+			var netErr net.Error
+			if errors.As(err, &netErr) && netErr.Timeout() {
+				return os.ErrDeadlineExceeded
+			}
+			return err
+		}
+		switch msg := msg.(type) {
+		case *pgproto3.CopyData:
+			if err := s.copyData(msg.Data, a); err != nil {
+				return err
+			}
+			if s.replyWanted {
+				return nil
+			}
+		case *pgproto3.ErrorResponse:
+			return pgconn.ErrorResponseToPgError(msg)
+		case *pgproto3.NoticeResponse:
+			s.log.Warn().Str("sqlstate", msg.Code).Msg("notice from Postgres: " + msg.Message)
+			if msg.Code == "42704" || msg.Code == "55000" {
+				// Postgres 18 skips the rows of a missing publication with a
+				// warning where older servers stop with an error 42704. The
+				// warning has another state: object_not_in_prerequisite_state
+				// (LoadPublications in pgoutput.c).
+				return fault.Wrap(pgconn.ErrorResponseToPgError((*pgproto3.ErrorResponse)(msg)), fault.PublicationHole, "read the stream")
+			}
+		case *pgproto3.CopyDone, *pgproto3.CommandComplete, *pgproto3.ReadyForQuery:
+			return fault.New(fault.PostgresStopping, "%s ended the stream", s.server.describe())
+		}
+	}
+	return nil
+}
+
+func (s *Source) copyData(data []byte, a *assembler) error {
+	s.metrics.received(len(data))
+	if len(data) == 0 {
+		return fault.New(fault.WALDecode, "empty replication message")
+	}
+	switch data[0] {
+	case pglogrepl.XLogDataByteID:
+		x, err := pglogrepl.ParseXLogData(data[1:])
+		if err != nil {
+			return fault.Wrap(err, fault.WALDecode, "read replication message")
+		}
+		return a.message(x.WALStart, x.WALData)
+	case pglogrepl.PrimaryKeepaliveMessageByteID:
+		k, err := pglogrepl.ParsePrimaryKeepaliveMessage(data[1:])
+		if err != nil {
+			return fault.Wrap(err, fault.WALDecode, "read keepalive")
+		}
+		s.replyWanted = s.replyWanted || k.ReplyRequested
+		return a.idle(k.ServerWALEnd, k.ReplyRequested)
+	}
+	return fault.New(fault.WALDecode, "replication message of type %q", data[0])
+}
+
+// pause waits for a reason to read, no longer than until the next look-up.
+func (s *Source) pause(ctx context.Context) error {
+	t := time.NewTimer(wake)
+	defer t.Stop()
+	resumed := s.resumed
+	select {
+	case <-resumed:
+		resumed = nil // closed for good: it is no reason any more
+	default:
+	}
+	select {
+	case <-resumed:
+	case <-s.queue.room:
+	case <-t.C:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	return nil
+}
+
+// attend sends a status update when one is due: the position has moved, the
+// server asks, or a third of its patience has passed.
+func (s *Source) attend(now time.Time) error {
+	due := pglogrepl.LSN(s.confirmed.Load()) != s.sent || !now.Before(s.nextTick) ||
+		s.replyWanted && now.Sub(s.lastReply) >= replyInterval
+	if !due {
+		return nil
+	}
+	if s.replyWanted {
+		s.lastReply = now
+	}
+	s.replyWanted = false
+	s.nextTick = now.Add(s.tick)
+	return s.status()
+}
+
+// status sends the confirmed position, as all three of write, flush and apply.
+func (s *Source) status() error {
+	at := pglogrepl.LSN(s.confirmed.Load())
+	if at == 0 {
+		return fault.New(fault.Unclassified, "confirmed position is zero")
+	}
+	if err := s.conn.Conn().SetWriteDeadline(time.Now().Add(s.tick)); err != nil {
+		return classify(err, fault.Unclassified, "set deadline")
+	}
+	err := pglogrepl.SendStandbyStatusUpdate(context.Background(), s.conn, pglogrepl.StandbyStatusUpdate{
+		WALWritePosition: at, WALFlushPosition: at, WALApplyPosition: at,
+	})
+	if err != nil {
+		return classify(err, fault.Unclassified, "send status")
+	}
+	moved := s.sent != at
+	s.sent = at
+	if moved {
+		crash.Point(crash.StatusSent)
+	}
+	return nil
+}
+
+// parseHistory reads a timeline history file: one line for each ancestor, its
+// number, where it was left and why.
+func parseHistory(content []byte) ([]Switch, error) {
+	var out []Switch
+	for _, line := range splitLines(content) {
+		if len(line) < 2 {
+			return nil, fmt.Errorf("history line with %d fields", len(line))
+		}
+		tli, err := strconv.ParseInt(line[0], 10, 32)
+		if err != nil {
+			return nil, fmt.Errorf("history line: %w", err)
+		}
+		at, err := pglogrepl.ParseLSN(line[1])
+		if err != nil {
+			return nil, fmt.Errorf("history line: %w", err)
+		}
+		out = append(out, Switch{Timeline: int32(tli), At: at})
+	}
+	return out, nil
+}

@@ -1,0 +1,137 @@
+package replication
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/holdwall/outbox-relay/internal/fault"
+)
+
+const (
+	// recheck is how often slot and publication are looked at while streaming.
+	recheck = 30 * time.Second
+	// reconnect is the pause between attempts to get the monitor back.
+	reconnect = 500 * time.Millisecond
+)
+
+// awaitFree returns when nobody streams from the slot. It polls the view with
+// jitter: a refused START_REPLICATION would be an ERROR in the server's log
+// each time.
+func (s *Server) awaitFree(ctx context.Context) error {
+	var told Holder
+	for {
+		slot, err := s.slot(ctx)
+		if err != nil {
+			return err
+		}
+		if !slot.Active {
+			return nil
+		}
+		if s.cfg.OnStandby != nil && told.PID != slot.ActivePID {
+			told = WhoHolds(ctx, s.conn, slot.ActivePID)
+			s.cfg.OnStandby(told)
+			told.PID = slot.ActivePID
+		}
+		if err := sleep(ctx, s.cfg.StandbyPoll/2+rand.N(s.cfg.StandbyPoll)); err != nil {
+			return err
+		}
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// watch looks after the server over the plain connection while the stream
+// runs. It halts the session when slot or publication no longer hold what was
+// found at the start, and it notices a server that wants to stop: at a fast
+// shutdown ordinary backends are ended at once, walsenders last, and those
+// wait for us.
+func (s *Source) watch(ctx context.Context) error {
+	for {
+		if err := s.recheck(ctx); err != nil {
+			return err
+		}
+		wctx, cancel := context.WithTimeout(ctx, recheck)
+		_, err := s.server.conn.WaitForNotification(wctx)
+		cancel()
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if pgconn.Timeout(err) && !s.server.conn.IsClosed() {
+			continue
+		}
+		if err := s.reconnect(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// recheck compares the server with what the session began with.
+func (s *Source) recheck(ctx context.Context) error {
+	slot, err := s.server.slot(ctx)
+	if err == nil {
+		s.metrics.slot(slot)
+		var hash string
+		hash, err = s.server.probePublication(ctx)
+		if err == nil && hash != s.state.OptionsHash {
+			// Not wrong in itself, but ordinals may count differently from
+			// here on: a new session takes it up knowingly.
+			return fault.New(fault.PostgresLost, "publication %s was altered, starting anew", s.cfg.Publication)
+		}
+	}
+	if err != nil && fault.CodeOf(err).Class == fault.Retry {
+		return nil // the connection itself is in trouble: WaitForNotification will say so
+	}
+	return err
+}
+
+// reconnect gets the monitor back. While the server refuses it because it is
+// shutting down, the reader is told.
+func (s *Source) reconnect(ctx context.Context) error {
+	defer s.stopping.Store(false)
+	s.server.Close()
+	for {
+		err := s.server.dial(ctx)
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if fault.CodeOf(err).Class != fault.Retry {
+			return err
+		}
+		// Only the server's own word counts: "too many connections" would
+		// fail us here too, and is no reason to let go of the slot.
+		s.stopping.Store(fault.Has(err, fault.PostgresStopping))
+		if err := sleep(ctx, reconnect); err != nil {
+			return err
+		}
+	}
+}
+
+// splitLines returns the fields of each line that has any and is no comment.
+func splitLines(content []byte) [][]string {
+	var out [][]string
+	sc := bufio.NewScanner(bytes.NewReader(content))
+	for sc.Scan() {
+		if f := strings.Fields(sc.Text()); len(f) > 0 && f[0][0] != '#' {
+			out = append(out, f)
+		}
+	}
+	return out
+}

@@ -1,0 +1,100 @@
+// Package arch holds the import directions of the project: who may know whom.
+package arch
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/holdwall/outbox-relay"
+
+// allowed lists what each room may import of ours. A room that is missing here
+// fails the test, so a new one has to be given its place. "*" is everything.
+var allowed = map[string][]string{
+	"internal/fault":  {},
+	"internal/crash":  {},
+	"internal/mutant": {},
+	"internal/secret": {},
+	"health":          {},
+	"outbox":          {},
+
+	"replication":    {"internal/fault", "internal/crash", "internal/mutant"},
+	"internal/kafka": {"internal/fault", "internal/secret"},
+	"checkpoint":     {"internal/fault"},
+
+	"sink": {"outbox", "checkpoint", "internal/kafka", "internal/fault", "internal/crash"},
+	"dlq":  {"outbox", "internal/kafka", "internal/fault"},
+
+	"internal/relay": {
+		"replication", "outbox", "sink", "checkpoint", "dlq", "internal/fault", "internal/crash", "internal/mutant",
+	},
+	"internal/provision": {"replication", "outbox", "sink", "checkpoint", "internal/kafka", "internal/fault"},
+	"internal/verify":    {"outbox", "checkpoint", "internal/kafka", "internal/fault", "replication"},
+	"internal/demo":      {"outbox", "checkpoint", "internal/fault", "internal/kafka"},
+
+	"internal/config": {
+		"replication", "sink", "outbox", "health", "dlq", "internal/kafka", "internal/relay", "internal/fault", "internal/secret",
+	},
+	"cmd/outbox-relay": {"*"},
+}
+
+// fences are libraries that must stay on their side.
+var fences = map[string][]string{
+	"replication": {"github.com/twmb/franz-go"},
+	"outbox":      {"github.com/twmb/franz-go", "github.com/jackc/pglogrepl"},
+	"checkpoint":  {"github.com/jackc/pgx/v5"},
+	"sink":        {"github.com/jackc/pgx/v5"},
+}
+
+type pkg struct {
+	ImportPath string
+	Imports    []string
+}
+
+func TestImportDirections(t *testing.T) {
+	for _, p := range list(t) {
+		room := strings.TrimPrefix(p.ImportPath, module+"/")
+		if strings.HasPrefix(room, "test/") {
+			continue // tests may know everything
+		}
+		may, known := allowed[room]
+		if !known {
+			t.Errorf("%s has no place in the table of import directions", room)
+			continue
+		}
+		for _, imported := range p.Imports {
+			for _, f := range fences[room] {
+				if strings.HasPrefix(imported, f) {
+					t.Errorf("%s imports %s, which belongs to another room", room, imported)
+				}
+			}
+			other, ours := strings.CutPrefix(imported, module+"/")
+			if ours && !slices.Contains(may, other) && !slices.Contains(may, "*") {
+				t.Errorf("%s imports %s", room, other)
+			}
+		}
+	}
+}
+
+func list(t *testing.T) []pkg {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-json=ImportPath,Imports", module+"/...").Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	var all []pkg
+	for dec := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p pkg
+		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
+			return all
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, p)
+	}
+}

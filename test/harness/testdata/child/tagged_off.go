@@ -1,0 +1,5 @@
+//go:build !childtag
+
+package main
+
+const tagged = false
