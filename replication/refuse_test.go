@@ -1,6 +1,7 @@
 package replication_test
 
 import (
+	"context"
 	"strings"
 	"testing"
 
@@ -103,14 +104,16 @@ func TestOpenRefuses(t *testing.T) {
 	}
 }
 
+// dropSlot is also for cleanups, when the test's context has ended.
 func (s *site) dropSlot(t testing.TB) {
 	t.Helper()
-	conn, err := pgx.Connect(t.Context(), s.URL())
+	ctx := context.WithoutCancel(t.Context())
+	conn, err := pgx.Connect(ctx, s.URL())
 	if err != nil {
-		return // cleanup of a server that has gone
+		t.Fatal(err)
 	}
-	defer conn.Close(t.Context())
-	if _, err := conn.Exec(t.Context(), `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1`, s.cfg.Slot); err != nil {
+	defer conn.Close(ctx)
+	if _, err := conn.Exec(ctx, `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1`, s.cfg.Slot); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -124,7 +127,11 @@ func (s *site) as(t testing.TB, attributes string, settings ...string) {
 		s.Exec(t, `ALTER ROLE `+role+` SET `+set)
 	}
 	conn := s.Connect(t)
-	t.Cleanup(func() { _, _ = conn.Exec(t.Context(), `DROP ROLE `+role) })
+	t.Cleanup(func() {
+		if _, err := conn.Exec(context.WithoutCancel(t.Context()), `DROP ROLE `+role); err != nil {
+			t.Error(err)
+		}
+	})
 	s.cfg.Conn = s.cfg.Conn.Copy()
 	s.cfg.Conn.User = role
 }

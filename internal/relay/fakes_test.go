@@ -45,8 +45,12 @@ func (p *process) openSource(ctx context.Context) (Source, error) {
 		}
 		if p.holder == nil {
 			defer p.mu.Unlock()
+			if errs := p.errs["OpenSource"]; len(errs) > 0 {
+				p.errs["OpenSource"] = errs[1:]
+				return nil, errs[0]
+			}
 			if v := p.at("OpenSource"); v != pass && v != steal {
-				p.dead = v == kill
+				p.dead = v == kill // nothing runs yet that would have to be guarded
 				return nil, fault.New(fault.PostgresUnreachable, "injected")
 			}
 			p.call("OpenSource")
@@ -58,8 +62,9 @@ func (p *process) openSource(ctx context.Context) (Source, error) {
 			p.holder = s
 			return s, nil
 		}
-		freed := p.freed
+		freed, standby := p.freed, p.standby
 		p.mu.Unlock()
+		standby()
 		select {
 		case <-freed:
 		case <-ctx.Done():
@@ -331,8 +336,13 @@ func (k *fakeSink) Add(r *kgo.Record) {
 	k.stamps = append(k.stamps, string(last.Value))
 }
 
-func (k *fakeSink) Commit(_ context.Context, ck checkpoint.Checkpoint) error {
+func (k *fakeSink) Commit(ctx context.Context, ck checkpoint.Checkpoint) error {
 	p := k.p
+	if p.stall != nil {
+		if err := p.stall(ctx); err != nil {
+			return err
+		}
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if _, err := ck.Record("topic", "name"); err != nil {

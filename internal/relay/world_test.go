@@ -67,8 +67,12 @@ type world struct {
 	calls  []string // what the relay called, for tests of the order
 	grown  chan struct{}
 
-	// at is asked before and after every step; see faults.
+	// at is asked before and after every step.
 	at func(point string) verdict
+	// errs are what the next calls of a step return; nil is one that works.
+	errs map[string][]error
+	// stall holds Commit up before anything happens.
+	stall func(context.Context) error
 }
 
 // verdict is what a step is to suffer.
@@ -91,7 +95,7 @@ func newWorld(history []tx) *world {
 		rng: rand.New(rand.NewPCG(1, 1)), parts: 3, history: history, slot: 0x100,
 		log:   []committed{{ck: checkpoint.Checkpoint{Seq: 1, SessionID: "init", Pos: checkpoint.Position{Timeline: 1, EndLSN: 0x100}, Source: identity}}},
 		freed: make(chan struct{}), caught: make(chan struct{}), grown: make(chan struct{}),
-		at: func(string) verdict { return pass },
+		at: func(string) verdict { return pass }, errs: map[string][]error{},
 	}
 }
 
@@ -144,11 +148,16 @@ func (w *world) keepalive(end pglogrepl.LSN, reply bool) {
 // process is one life of a relay: what it does after it was killed is nothing.
 type process struct {
 	*world
-	dead bool
+	dead    bool
+	standby func()
 }
 
 // sufferLocked carries a verdict out that any step can have.
 func (p *process) sufferLocked(point string) error {
+	if errs := p.errs[point]; len(errs) > 0 {
+		p.errs[point] = errs[1:]
+		return errs[0]
+	}
 	v := p.at(point)
 	p.carry(v, point)
 	switch v {
@@ -194,7 +203,7 @@ func (w *world) release(s *fakeSource) {
 // relay is a new process.
 func (w *world) relay() *Relay {
 	p := &process{world: w}
-	return &Relay{
+	r := &Relay{
 		OpenSource: p.openSource,
 		OpenSink:   p.openSink,
 		NewTranslator: func(replication.State, sink.Session) (RowTranslator, error) {
@@ -206,6 +215,8 @@ func (w *world) relay() *Relay {
 		Pause: func(int) time.Duration { return time.Millisecond },
 		Log:   zerolog.Nop(),
 	}
+	p.standby = r.Standby
+	return r
 }
 
 // plainTranslator gives each row a record that carries its first value.
@@ -247,14 +258,26 @@ func allIDs(history []tx) []string {
 	return out
 }
 
-// run starts a relay; the returned function stops it and returns what Run did.
-func (w *world) run(t *testing.T, r *Relay) (stop func() error) {
+// start runs a relay; the returned function stops it and returns what Run did.
+func (w *world) start(t *testing.T, r *Relay) (stop func() error) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- r.Run(ctx) }()
 	t.Cleanup(cancel)
-	return func() error { cancel(); return <-done }
+	return func() error {
+		cancel()
+		return <-done
+	}
+}
+
+// called returns what was called since it was asked last.
+func (w *world) called() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	calls := w.calls
+	w.calls = nil
+	return calls
 }
 
 func (w *world) check(t *testing.T) {

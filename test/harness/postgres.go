@@ -237,14 +237,20 @@ func (pg *PostgresServer) Log(n int) string {
 	return pg.log.last(n)
 }
 
-// Close ends the server at once and removes its data.
+// Close ends the server at once and removes its data. It asks before it kills:
+// a killed postmaster leaves its shared memory segment to the next start, and
+// there will be none.
 func (pg *PostgresServer) Close() error {
 	if pg.dir == "" {
 		return nil
 	}
 	var err error
-	if pg.proc != nil {
-		err = pg.Kill()
+	if pg.proc != nil && pg.proc.running() {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		if errors.Join(pg.Resume(), pg.Stop(ctx, Immediate)) != nil {
+			err = pg.Kill()
+		}
 	}
 	return errors.Join(err, os.RemoveAll(pg.dir))
 }

@@ -1,0 +1,309 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/holdwall/outbox-relay/internal/fault"
+)
+
+// An idle relay writes its position every Heartbeat, and only if the WAL moved.
+func TestHeartbeat(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, w *world, r *Relay) {
+		r.Heartbeat = 10 * time.Second
+		stop := w.start(t, r)
+		start := time.Now()
+		for i, end := range []pglogrepl.LSN{0x120, 0x130, 0x140} {
+			w.keepalive(end, false)
+			synctest.Wait()
+			if n := len(w.log); n != 1 {
+				t.Fatalf("%d checkpoints %s after the start", n, time.Since(start))
+			}
+			time.Sleep([]time.Duration{3, 3, 3}[i] * time.Second)
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if n, pos := len(w.log), w.last().Pos; n != 2 || pos.EndLSN != 0x140 {
+			t.Errorf("%d checkpoints, the last at %s", n, pos)
+		}
+		same(t, "confirmed", pglogrepl.LSN(0x140), w.slot)
+		w.keepalive(0x140, true) // a question, but nothing new
+		time.Sleep(time.Minute)
+		if n := len(w.log); n != 2 {
+			t.Errorf("%d checkpoints, and the WAL did not move", n)
+		}
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// Brokers forget who is silent.
+func TestKeepAlive(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, w *world, r *Relay) {
+		w.log[0].ck.Time = time.Now()
+		stop := w.start(t, r)
+		synctest.Wait()
+		time.Sleep(keepAlive - time.Minute)
+		w.holder.again(0x100)
+		time.Sleep(time.Second)
+		if n := len(w.log); n != 1 {
+			t.Errorf("%d checkpoints before the hour is over", n)
+		}
+		time.Sleep(time.Minute)
+		w.holder.again(0x100)
+		time.Sleep(time.Second)
+		if n := len(w.log); n != 2 {
+			t.Errorf("%d checkpoints after an hour", n)
+		}
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// again queues one more keepalive at the same place.
+func (s *fakeSource) again(end pglogrepl.LSN) {
+	s.p.mu.Lock()
+	s.idle(end, false)
+	s.p.mu.Unlock()
+	s.p.grow()
+}
+
+// A Postgres that asks waits for exactly this position, as it does when it
+// wants to stop: it has it at once.
+func TestReplyAsked(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, w *world, r *Relay) {
+		r.Heartbeat = time.Hour
+		stop := w.start(t, r)
+		synctest.Wait()
+		start := time.Now()
+		w.keepalive(0x150, true)
+		synctest.Wait()
+		same(t, "confirmed", pglogrepl.LSN(0x150), w.slot)
+		if d := time.Since(start); d != 0 {
+			t.Errorf("it took %s", d)
+		}
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// The same where the checkpoint stands already, and only the slot was not told:
+// the predecessor died in between.
+func TestReplyAskedAfterARestart(t *testing.T) {
+	bubble(t, []int{1}, func(t *testing.T, w *world, r *Relay) {
+		w.errs["Confirm"], w.errs["read back"] = nil, []error{fault.New(fault.KafkaUnreachable, "injected")}
+		w.reply = true
+		r.Heartbeat = time.Hour
+		stop := w.start(t, r)
+		time.Sleep(time.Second)
+		same(t, "confirmed", pglogrepl.LSN(0x190), w.slot)
+		same(t, "rows", []string{"700/1"}, w.published())
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// MinCommitInterval spaces commits. What comes meanwhile goes into the next.
+func TestMinCommitInterval(t *testing.T) {
+	bubble(t, []int{1}, func(t *testing.T, w *world, r *Relay) {
+		r.MinCommitInterval = time.Second
+		r.Limits = Limits{Size: 100, Max: 100, MaxBytes: 1 << 20}
+		stop := w.start(t, r)
+		synctest.Wait()
+		w.grow(transactions(0, 1, 1, 1)[1:]...)
+		time.Sleep(999 * time.Millisecond)
+		synctest.Wait()
+		if n := len(w.log); n != 2 {
+			t.Errorf("%d checkpoints within the interval", n)
+		}
+		time.Sleep(time.Millisecond)
+		synctest.Wait()
+		if n, rows := len(w.log), w.last().Rows; n != 3 || rows != 3 {
+			t.Errorf("%d checkpoints after the interval, the last with %d rows", n, rows)
+		}
+		// A stop does not wait for it.
+		start := time.Now()
+		if err := stop(); err != nil || time.Since(start) > 0 {
+			t.Errorf("stop: %v after %s", err, time.Since(start))
+		}
+	})
+}
+
+// While a commit is under way all that comes is gathered, and then goes out in
+// one transaction.
+func TestGroupCommit(t *testing.T) {
+	bubble(t, []int{1}, func(t *testing.T, w *world, r *Relay) {
+		r.Limits = Limits{Size: 4, Max: 100, MaxBytes: 1 << 20}
+		w.stall = func(context.Context) error {
+			time.Sleep(10 * time.Millisecond)
+			return nil
+		}
+		stop := w.start(t, r)
+		time.Sleep(time.Millisecond)
+		w.grow(transactions(0, 1, 1, 1)[1:]...)
+		time.Sleep(time.Second)
+		var sizes []int
+		for _, c := range w.log[1:] {
+			sizes = append(sizes, len(c.ids))
+		}
+		same(t, "rows in each transaction", []int{1, 3}, sizes)
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// A stop lets the commit under way end, and confirms it.
+func TestDrain(t *testing.T) {
+	bubble(t, []int{1}, func(t *testing.T, w *world, r *Relay) {
+		w.stall = func(context.Context) error {
+			time.Sleep(900 * time.Millisecond) // of a second
+			return nil
+		}
+		stop := w.start(t, r)
+		time.Sleep(100 * time.Millisecond)
+		w.grow(transactions(0, 1)[1:]...) // gathered, and left to the next start
+		if err := stop(); err != nil {
+			t.Errorf("Run: %v", err)
+		}
+		same(t, "rows", []string{"700/1"}, w.published())
+		same(t, "confirmed", pglogrepl.LSN(0x190), w.slot)
+		same(t, "calls", []string{
+			"OpenSource", "OpenSink", "Resume", "Begin", "Add 700/1", "Commit 2", "ReadBack 2", "Confirm 0/190", "Close", "Source.Run ends",
+		}, w.called())
+	})
+}
+
+// What does not fit the budget is given up, and Run ends all the same.
+func TestDrainTimesOut(t *testing.T) {
+	bubble(t, []int{1}, func(t *testing.T, w *world, r *Relay) {
+		var cause error
+		w.stall = func(ctx context.Context) error {
+			<-ctx.Done()
+			cause = context.Cause(ctx)
+			return cause
+		}
+		stop := w.start(t, r)
+		synctest.Wait()
+		start := time.Now()
+		if err := stop(); err != nil {
+			t.Errorf("Run: %v", err)
+		}
+		if d := time.Since(start); d != r.DrainTimeout {
+			t.Errorf("Run took %s to end", d)
+		}
+		if !fault.Has(cause, fault.Shutdown) {
+			t.Errorf("the commit was cancelled with %v", cause)
+		}
+		same(t, "confirmed", pglogrepl.LSN(0x100), w.slot)
+	})
+}
+
+// A stop while nothing is under way ends at once, wherever the relay is.
+func TestStopAtOnce(t *testing.T) {
+	away := make([]error, 100)
+	for i := range away {
+		away[i] = fault.New(fault.KafkaUnreachable, "injected")
+	}
+	for name, prepare := range map[string]func(t *testing.T, w *world, r *Relay){
+		"idle":                 func(*testing.T, *world, *Relay) {},
+		"standing by":          func(t *testing.T, w *world, _ *Relay) { w.holder = &fakeSource{} },
+		"waiting for Kafka":    func(_ *testing.T, w *world, r *Relay) { w.errs["OpenSink"], r.Pause = away, Backoffs },
+		"between the attempts": func(_ *testing.T, w *world, r *Relay) { w.errs["OpenSource"], r.Pause = away, Backoffs },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, nil, func(t *testing.T, w *world, r *Relay) {
+				prepare(t, w, r)
+				stop := w.start(t, r)
+				synctest.Wait()
+				start := time.Now()
+				if err := stop(); err != nil || time.Since(start) > 0 {
+					t.Errorf("Run returned %v after %s", err, time.Since(start))
+				}
+			})
+		})
+	}
+}
+
+// Beat goes on for as long as Run does, whatever the relay waits for.
+func TestBeat(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, w *world, r *Relay) {
+		w.errs["OpenSink"] = []error{errors.New("halt")}
+		beats := 0
+		r.Beat = func() { beats++ }
+		w.holder = &fakeSource{}
+		stop := w.start(t, r)
+		time.Sleep(time.Minute)
+		if want := int(time.Minute/beatInterval) + 1; beats < want-1 || beats > want {
+			t.Errorf("%d beats in a minute", beats)
+		}
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+		last := beats
+		time.Sleep(time.Minute)
+		if beats != last {
+			t.Error("it beats after the end")
+		}
+	})
+}
+
+func TestMetrics(t *testing.T) {
+	bubble(t, []int{1}, func(t *testing.T, w *world, r *Relay) {
+		reg := prometheus.NewRegistry()
+		r.Metrics = NewMetrics(reg)
+		w.errs["OpenSource"] = []error{fault.New(fault.PostgresUnreachable, "injected")}
+		stop := w.start(t, r)
+		time.Sleep(time.Second)
+		values := gather(t, reg)
+		for name, want := range map[string]float64{
+			"outbox_leader":                                       1,
+			"outbox_relay_state/streaming":                        1,
+			"outbox_relay_state/backoff":                          0,
+			"outbox_relay_state/standby":                          0,
+			"outbox_end_to_end_latency_seconds":                   1, // observations
+			"outbox_source_reconnects_total/postgres_unreachable": 1,
+		} {
+			if got, ok := values[name]; !ok || got != want {
+				t.Errorf("%s is %v, want %v", name, got, want)
+			}
+		}
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+		values = gather(t, reg)
+		if values["outbox_leader"] != 0 || values["outbox_relay_state/stopped"] != 1 {
+			t.Errorf("after the end: %v", values)
+		}
+	})
+}
+
+// gather reads a registry as name, or name/label, to value.
+func gather(t *testing.T, reg *prometheus.Registry) map[string]float64 {
+	t.Helper()
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	values := map[string]float64{}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			name := f.GetName()
+			for _, l := range m.GetLabel() {
+				name += "/" + l.GetValue()
+			}
+			values[name] = m.GetGauge().GetValue() + m.GetCounter().GetValue() + float64(m.GetHistogram().GetSampleCount())
+		}
+	}
+	return values
+}
