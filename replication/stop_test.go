@@ -89,23 +89,27 @@ func TestReplyAsked(t *testing.T) {
 	src.Resume(replication.Resume{})
 	s.events(t, "a")
 	src.want("a") // and not confirmed: there is something to wait for
-	asked := make(chan struct{})
+	asked := make(chan bool)
 	go func() {
-		defer close(asked)
+		ever := false
 		for {
 			tx, err := src.Next(t.Context())
 			if err != nil {
-				t.Errorf("ended unasked: %v", err)
+				asked <- ever
 				return
 			}
 			if tx.Idle && tx.ReplyAsked {
+				ever = true
 				src.Confirm(tx.EndLSN)
-				return
 			}
 		}
 	}()
-	stop(t, pg)
-	<-asked
+	if took := stop(t, pg); took > 2*time.Second {
+		t.Errorf("answered where it asked, Postgres took %s to stop", took)
+	}
+	if !<-asked {
+		t.Error("ended without having asked")
+	}
 }
 
 // TestCrashRestart: after a crash the slot may have gone back; everything that

@@ -22,20 +22,20 @@ func TestHeartbeat(t *testing.T) {
 		for i, end := range []pglogrepl.LSN{0x120, 0x130, 0x140} {
 			w.keepalive(end, false)
 			synctest.Wait()
-			if n := len(w.log); n != 1 {
+			if n := len(w.read()); n != 1 {
 				t.Fatalf("%d checkpoints %s after the start", n, time.Since(start))
 			}
-			time.Sleep([]time.Duration{3, 3, 3}[i] * time.Second)
+			settle([]time.Duration{3, 3, 3}[i] * time.Second)
 		}
-		time.Sleep(time.Second)
+		settle(time.Second)
 		synctest.Wait()
-		if n, pos := len(w.log), w.last().Pos; n != 2 || pos.EndLSN != 0x140 {
+		if n, pos := len(w.read()), w.newest().Pos; n != 2 || pos.EndLSN != 0x140 {
 			t.Errorf("%d checkpoints, the last at %s", n, pos)
 		}
-		same(t, "confirmed", pglogrepl.LSN(0x140), w.slot)
+		same(t, "confirmed", pglogrepl.LSN(0x140), w.confirmed())
 		w.keepalive(0x140, true) // a question, but nothing new
-		time.Sleep(time.Minute)
-		if n := len(w.log); n != 2 {
+		settle(time.Minute)
+		if n := len(w.read()); n != 2 {
 			t.Errorf("%d checkpoints, and the WAL did not move", n)
 		}
 		if err := stop(); err != nil {
@@ -50,16 +50,16 @@ func TestKeepAlive(t *testing.T) {
 		w.log[0].ck.Time = time.Now()
 		stop := w.start(t, r)
 		synctest.Wait()
-		time.Sleep(keepAlive - time.Minute)
+		settle(keepAlive - time.Minute)
 		w.holder.again(0x100)
-		time.Sleep(time.Second)
-		if n := len(w.log); n != 1 {
+		settle(time.Second)
+		if n := len(w.read()); n != 1 {
 			t.Errorf("%d checkpoints before the hour is over", n)
 		}
-		time.Sleep(time.Minute)
+		settle(time.Minute)
 		w.holder.again(0x100)
-		time.Sleep(time.Second)
-		if n := len(w.log); n != 2 {
+		settle(time.Second)
+		if n := len(w.read()); n != 2 {
 			t.Errorf("%d checkpoints after an hour", n)
 		}
 		if err := stop(); err != nil {
@@ -86,7 +86,7 @@ func TestReplyAsked(t *testing.T) {
 		start := time.Now()
 		w.keepalive(0x150, true)
 		synctest.Wait()
-		same(t, "confirmed", pglogrepl.LSN(0x150), w.slot)
+		same(t, "confirmed", pglogrepl.LSN(0x150), w.confirmed())
 		if d := time.Since(start); d != 0 {
 			t.Errorf("it took %s", d)
 		}
@@ -104,8 +104,8 @@ func TestReplyAskedAfterARestart(t *testing.T) {
 		w.reply = true
 		r.Heartbeat = time.Hour
 		stop := w.start(t, r)
-		time.Sleep(time.Second)
-		same(t, "confirmed", pglogrepl.LSN(0x190), w.slot)
+		settle(time.Second)
+		same(t, "confirmed", pglogrepl.LSN(0x190), w.confirmed())
 		same(t, "rows", []string{"700/1"}, w.published())
 		if err := stop(); err != nil {
 			t.Error(err)
@@ -121,14 +121,14 @@ func TestMinCommitInterval(t *testing.T) {
 		stop := w.start(t, r)
 		synctest.Wait()
 		w.grow(transactions(0, 1, 1, 1)[1:]...)
-		time.Sleep(999 * time.Millisecond)
+		settle(999 * time.Millisecond)
 		synctest.Wait()
-		if n := len(w.log); n != 2 {
+		if n := len(w.read()); n != 2 {
 			t.Errorf("%d checkpoints within the interval", n)
 		}
-		time.Sleep(time.Millisecond)
+		settle(time.Millisecond)
 		synctest.Wait()
-		if n, rows := len(w.log), w.last().Rows; n != 3 || rows != 3 {
+		if n, rows := len(w.read()), w.newest().Rows; n != 3 || rows != 3 {
 			t.Errorf("%d checkpoints after the interval, the last with %d rows", n, rows)
 		}
 		// A stop does not wait for it.
@@ -149,11 +149,11 @@ func TestGroupCommit(t *testing.T) {
 			return nil
 		}
 		stop := w.start(t, r)
-		time.Sleep(time.Millisecond)
+		settle(time.Millisecond)
 		w.grow(transactions(0, 1, 1, 1)[1:]...)
-		time.Sleep(time.Second)
+		settle(time.Second)
 		var sizes []int
-		for _, c := range w.log[1:] {
+		for _, c := range w.read()[1:] {
 			sizes = append(sizes, len(c.ids))
 		}
 		same(t, "rows in each transaction", []int{1, 3}, sizes)
@@ -171,13 +171,13 @@ func TestDrain(t *testing.T) {
 			return nil
 		}
 		stop := w.start(t, r)
-		time.Sleep(100 * time.Millisecond)
+		settle(100 * time.Millisecond)
 		w.grow(transactions(0, 1)[1:]...) // gathered, and left to the next start
 		if err := stop(); err != nil {
 			t.Errorf("Run: %v", err)
 		}
 		same(t, "rows", []string{"700/1"}, w.published())
-		same(t, "confirmed", pglogrepl.LSN(0x190), w.slot)
+		same(t, "confirmed", pglogrepl.LSN(0x190), w.confirmed())
 		same(t, "calls", []string{
 			"OpenSource", "OpenSink", "Resume", "Begin", "Add 700/1", "Commit 2", "ReadBack 2", "Confirm 0/190", "Close", "Source.Run ends",
 		}, w.called())
@@ -205,7 +205,7 @@ func TestDrainTimesOut(t *testing.T) {
 		if !fault.Has(cause, fault.Shutdown) {
 			t.Errorf("the commit was cancelled with %v", cause)
 		}
-		same(t, "confirmed", pglogrepl.LSN(0x100), w.slot)
+		same(t, "confirmed", pglogrepl.LSN(0x100), w.confirmed())
 	})
 }
 
@@ -243,7 +243,7 @@ func TestBeat(t *testing.T) {
 		r.Beat = func() { beats++ }
 		w.holder = &fakeSource{}
 		stop := w.start(t, r)
-		time.Sleep(time.Minute)
+		settle(time.Minute)
 		if want := int(time.Minute/beatInterval) + 1; beats < want-1 || beats > want {
 			t.Errorf("%d beats in a minute", beats)
 		}
@@ -251,7 +251,7 @@ func TestBeat(t *testing.T) {
 			t.Error(err)
 		}
 		last := beats
-		time.Sleep(time.Minute)
+		settle(time.Minute)
 		if beats != last {
 			t.Error("it beats after the end")
 		}
@@ -264,7 +264,7 @@ func TestMetrics(t *testing.T) {
 		r.Metrics = NewMetrics(reg)
 		w.errs["OpenSource"] = []error{fault.New(fault.PostgresUnreachable, "injected")}
 		stop := w.start(t, r)
-		time.Sleep(time.Second)
+		settle(time.Second)
 		values := gather(t, reg)
 		for name, want := range map[string]float64{
 			"outbox_leader":                                       1,

@@ -85,7 +85,7 @@ type Relay struct {
 	Log     zerolog.Logger
 	Metrics *Metrics
 
-	attempt  int  // failed sessions in a row
+	attempt  int  // failed sessions since something was delivered
 	accepted bool // AcceptGap has served
 }
 
@@ -177,9 +177,6 @@ func (r *Relay) pause(attempt int) time.Duration {
 	}
 	return Backoffs(attempt)
 }
-
-// established is called when a session has begun to stream.
-func (r *Relay) established() { r.attempt = 0 }
 
 func (r *Relay) state(s State, cause *fault.Error) {
 	r.Metrics.state(s)

@@ -101,7 +101,6 @@ func (s *session) run(ctx, soft context.Context) error {
 		s.accepted = true
 	}
 	s.src.Resume(from.resume)
-	s.established()
 	s.state(Streaming, nil)
 	g, gctx := errgroup.WithContext(ctx)
 	gatherCtx, stopGathering := context.WithCancelCause(gctx)
@@ -192,8 +191,11 @@ func (s *session) pump(ctx context.Context, drain <-chan struct{}) error {
 		default:
 		}
 		g, err := s.buf.take(ctx, drain, idle)
-		if err != nil || g == nil {
+		if err != nil {
 			return err
+		}
+		if g == nil {
+			continue // told to drain
 		}
 		now := time.Now()
 		if g.empty() && g.pos == s.last.Pos && now.Sub(s.last.Time) < keepAlive {
@@ -250,6 +252,7 @@ func (s *session) deliver(ctx context.Context, g *group, override string) error 
 		return err
 	}
 	s.src.Confirm(ck.Pos.EndLSN)
+	s.attempt = 0 // not before: a session that begins and cannot commit is a failure too
 	if ck.Pos.Cut() {
 		crash.Point(crash.CutCommitted)
 	}

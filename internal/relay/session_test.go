@@ -93,7 +93,7 @@ func TestDoubtEndsTheSession(t *testing.T) {
 					return pass
 				}
 				stop := w.start(t, r)
-				time.Sleep(time.Second)
+				settle(time.Second)
 				want := append([]string{"OpenSource", "OpenSink", "Resume"}, tc.before...)
 				want = append(want, "Close", "Source.Run ends")
 				same(t, "calls", append(want, tc.after...), w.called())
@@ -123,7 +123,7 @@ func TestSourceLost(t *testing.T) {
 		synctest.Wait()
 		w.stall = nil
 		w.holder.lose()
-		time.Sleep(time.Second)
+		settle(time.Second)
 		same(t, "rows", []string{"700/1"}, w.published())
 		same(t, "causes", []string{"backoff postgres_lost"}, causes)
 		if err := stop(); err != nil {
@@ -163,7 +163,7 @@ func TestRetryOrHalt(t *testing.T) {
 					if fault.CodeOf(err) != fault.CodeOf(tc.err) || last != Failed {
 						t.Errorf("Run returned %v in state %s", err, last)
 					}
-					same(t, "confirmed", pglogrepl.LSN(0x100), w.slot)
+					same(t, "confirmed", pglogrepl.LSN(0x100), w.confirmed())
 					return
 				}
 				if err != nil || last != Stopped {
@@ -197,13 +197,13 @@ func TestStates(t *testing.T) {
 		if err := stopOther(); err != nil {
 			t.Error(err)
 		}
-		time.Sleep(time.Second)
+		settle(time.Second)
 		same(t, "states after a takeover with trouble", []State{Standby, Starting, Backoff, Streaming}, states)
 		w.mu.Lock()
 		w.errs["Begin"] = []error{fault.New(fault.Fenced, "injected")}
 		w.mu.Unlock()
 		w.grow(transactions(0, 1)[1:]...)
-		time.Sleep(time.Second)
+		settle(time.Second)
 		if err := stop(); err != nil {
 			t.Error(err)
 		}
@@ -226,10 +226,10 @@ func TestBackoffGrowsUntilSomethingIsDelivered(t *testing.T) {
 		w.errs["OpenSource"] = []error{fault.New(fault.PostgresUnreachable, "injected")}
 		w.errs["Begin"] = []error{refused, refused, nil, refused}
 		stop := w.start(t, r)
-		time.Sleep(time.Second)
+		settle(time.Second)
 		same(t, "attempts", []int{1, 2, 3}, attempts)
 		w.grow(transactions(0, 1)[1:]...)
-		time.Sleep(time.Second)
+		settle(time.Second)
 		same(t, "attempts", []int{1, 2, 3, 1}, attempts)
 		same(t, "rows", []string{"700/1", "701/1"}, w.published())
 		if err := stop(); err != nil {
@@ -257,7 +257,7 @@ func TestSlotIsHeldWhileKafkaIsAway(t *testing.T) {
 			w.errs["OpenSink"] = append(w.errs["OpenSink"], away)
 		}
 		stop := w.start(t, r)
-		time.Sleep(time.Second)
+		settle(time.Second)
 		same(t, "calls", []string{
 			"OpenSource", "Source.Run ends",
 			"OpenSource", "OpenSink", "Resume", "Begin", "Add 700/1", "Commit 2", "ReadBack 2", "Confirm 0/190",
@@ -289,7 +289,7 @@ func TestPanicHalts(t *testing.T) {
 				if !fault.Has(err, fault.Panicked) {
 					t.Errorf("Run returned %v", err)
 				}
-				same(t, "confirmed", pglogrepl.LSN(0x100), w.slot)
+				same(t, "confirmed", pglogrepl.LSN(0x100), w.confirmed())
 				same(t, "rows", nil, w.published())
 				if w.holder != nil {
 					t.Error("the slot is still held")
@@ -340,7 +340,7 @@ func TestAcceptedGap(t *testing.T) {
 			"Begin", "Add 701/1", "Commit 3", "ReadBack 3", "Confirm 0/290",
 		}, w.called())
 		var overrides []string
-		for _, c := range w.log {
+		for _, c := range w.read() {
 			overrides = append(overrides, c.ck.Override)
 		}
 		same(t, "overrides", []string{"", "accept-gap 0/100:0/190", ""}, overrides)

@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/jackc/pglogrepl"
@@ -118,13 +120,33 @@ func (w *world) end() pglogrepl.LSN {
 	return w.history[len(w.history)-1].end
 }
 
+// read is what a read_committed reader sees of the checkpoint topic.
+func (w *world) read() []committed {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.log)
+}
+
+// newest is the checkpoint that such a reader sees last.
+func (w *world) newest() checkpoint.Checkpoint {
+	log := w.read()
+	return log[len(log)-1].ck
+}
+
 // published are the ids of all rows that a consumer sees, in order.
 func (w *world) published() []string {
 	var out []string
-	for _, c := range w.log {
+	for _, c := range w.read() {
 		out = append(out, c.ids...)
 	}
 	return out
+}
+
+// confirmed is where the slot is.
+func (w *world) confirmed() pglogrepl.LSN {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.slot
 }
 
 // grow appends transactions while relays run.
@@ -287,6 +309,12 @@ func (w *world) check(t *testing.T) {
 	for _, s := range w.wrong {
 		t.Error(s)
 	}
+}
+
+// settle lets time pass, and then all that this sets off happen.
+func settle(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
 }
 
 // pause is a wait in virtual time.

@@ -68,8 +68,14 @@ func newPlanner(cfg Config, writer int) *planner {
 		kind   kind
 		weight int
 	}{
-		{single, m.Single}, {ten, m.Ten}, {large, m.Large}, {multiKey, m.MultiKey}, {savepoint, m.Savepoint},
-		{rollback, m.Rollback}, {prepared, m.Prepared}, {killed, m.Killed},
+		{single, m.Single},
+		{ten, m.Ten},
+		{large, m.Large},
+		{multiKey, m.MultiKey},
+		{savepoint, m.Savepoint},
+		{rollback, m.Rollback},
+		{prepared, m.Prepared},
+		{killed, m.Killed},
 	} {
 		for range w.weight {
 			p.kinds = append(p.kinds, w.kind)
