@@ -41,9 +41,10 @@ type Log struct {
 // Tail that goes on reading behind the barrier; the caller closes the Tail.
 //
 // Records of another session behind the own barrier mean that somebody took
-// over: the error then has the code Fenced. A record that cannot be read, or
-// a seq that does not grow, halts (CheckpointCorrupt, CheckpointForked). The
-// deadline of ctx bounds the wait for the barrier and gives BarrierTimeout.
+// over; they are left to the first Await. A record that cannot be read halts
+// (CheckpointCorrupt), as does a seq that does not grow or a position that goes
+// back (CheckpointForked). The deadline of ctx bounds the wait for the barrier
+// and gives BarrierTimeout.
 func (l *Log) Load(ctx context.Context, session string, barrier int64) (State, *Tail, error) {
 	for window := int64(firstWindow); ; window *= windowGrowth {
 		start := max(0, barrier-window)
@@ -84,9 +85,13 @@ func (l *Log) Peek(ctx context.Context) (State, error) {
 	if err != nil {
 		return State{}, fmt.Errorf("list offsets of %s: %w", l.Topic, err)
 	}
+	// A topic that does not exist is listed with its error and no partition.
+	if err := ends.Error(); err != nil {
+		return State{}, fmt.Errorf("list offsets of %s: %w", l.Topic, err)
+	}
 	end, ok := ends.Lookup(l.Topic, 0)
-	if !ok || end.Err != nil {
-		return State{}, fmt.Errorf("list offsets of %s: %w", l.Topic, end.Err)
+	if !ok {
+		return State{}, fmt.Errorf("list offsets of %s: partition 0 is not among them", l.Topic)
 	}
 	if end.Offset == 0 {
 		return State{}, nil
@@ -132,7 +137,8 @@ type Tail struct {
 // Close ends the reader. It may be called once.
 func (t *Tail) Close() { t.cl.Close() }
 
-// next returns the next record that belongs to this relay, or a marker.
+// next returns the next record. Markers and what belongs to others are of kind
+// Unknown: they mean nothing, but they are how far the reader has come.
 func (t *Tail) next(ctx context.Context) (*kgo.Record, Kind, error) {
 	for {
 		for len(t.pending) > 0 {
@@ -141,9 +147,11 @@ func (t *Tail) next(ctx context.Context) (*kgo.Record, Kind, error) {
 			if rec.Attrs.IsControl() {
 				return rec, Unknown, nil
 			}
-			if kind, name := KindOf(rec.Key); kind != Unknown && name == t.log.Name {
-				return rec, kind, nil
+			kind, name := KindOf(rec.Key)
+			if name != t.log.Name {
+				kind = Unknown
 			}
+			return rec, kind, nil
 		}
 		fs := t.cl.PollFetches(ctx)
 		if err := fs.Err0(); err != nil {
@@ -191,6 +199,10 @@ func (st *State) add(rec *kgo.Record, kind Kind, topic string) error {
 		if st.Last != nil && c.Seq <= st.Last.Seq {
 			return fault.New(fault.CheckpointForked, "checkpoint at offset %d of %s has seq %d, the one at offset %d before it has %d",
 				rec.Offset, topic, c.Seq, st.LastOffset, st.Last.Seq)
+		}
+		if st.Last != nil && c.Pos.Timeline == st.Last.Pos.Timeline && c.Pos.Compare(st.Last.Pos) < 0 {
+			return fault.New(fault.CheckpointForked, "checkpoint %d at offset %d of %s is at %s, %d before it was at %s",
+				c.Seq, rec.Offset, topic, c.Pos, st.Last.Seq, st.Last.Pos)
 		}
 		st.Last, st.LastOffset = &c, rec.Offset
 		st.SessionNo = max(st.SessionNo, c.SessionNo)

@@ -43,6 +43,26 @@ func (s *Server) Check(ctx context.Context) error {
 	return err
 }
 
+// CheckServer is the part of Check that needs nothing to exist: the server can
+// decode, and the role may stream.
+func (s *Server) CheckServer(ctx context.Context) error { return s.probeServer(ctx) }
+
+// Columns returns the columns of the outbox table as it is now.
+func (s *Server) Columns(ctx context.Context) ([]Column, error) {
+	rows, err := s.conn.Query(ctx, `SELECT a.attname, a.atttypid FROM pg_attribute a
+	    JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+	   WHERE n.nspname = $1 AND c.relname = $2 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum`, s.cfg.Schema, s.cfg.Table)
+	if err != nil {
+		return nil, classify(err, fault.Unclassified, "read columns of %s", s.cfg.qualified())
+	}
+	cols, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (Column, error) {
+		var c Column
+		err := row.Scan(&c.Name, &c.TypeOID)
+		return c, err
+	})
+	return cols, classify(err, fault.Unclassified, "read columns of %s", s.cfg.qualified())
+}
+
 // Conn is the plain connection, for statements of the caller's own.
 func (s *Server) Conn() *pgx.Conn { return s.conn }
 

@@ -122,27 +122,34 @@ func (s *Server) Close() {
 // probe checks everything that would make streaming pointless or wrong, and
 // returns the hash of what decides how changes are counted.
 func (s *Server) probe(ctx context.Context) (optionsHash string, err error) {
-	var walLevel, user string
-	var mayReplicate bool
-	err = s.conn.QueryRow(ctx, `SELECT current_setting('wal_level'), current_user::text,
-	    (SELECT rolreplication OR rolsuper FROM pg_roles WHERE rolname = current_user)`).Scan(&walLevel, &user, &mayReplicate)
-	if err != nil {
-		return "", classify(err, fault.Unclassified, "read settings")
-	}
-	if walLevel != "logical" {
-		return "", fault.New(fault.WalLevel, "wal_level is %s", walLevel)
-	}
-	if !mayReplicate {
-		// Managed services grant the right through a role of their own
-		// (rds_replication), so the walsender has the last word.
-		if err := s.tryReplication(ctx, user); err != nil {
-			return "", err
-		}
+	if err := s.probeServer(ctx); err != nil {
+		return "", err
 	}
 	if err := s.probeTable(ctx); err != nil {
 		return "", err
 	}
 	return s.probePublication(ctx)
+}
+
+// probeServer checks what does not depend on the outbox: that the server can
+// decode and that the role may stream.
+func (s *Server) probeServer(ctx context.Context) error {
+	var walLevel, user string
+	var mayReplicate bool
+	err := s.conn.QueryRow(ctx, `SELECT current_setting('wal_level'), current_user::text,
+	    (SELECT rolreplication OR rolsuper FROM pg_roles WHERE rolname = current_user)`).Scan(&walLevel, &user, &mayReplicate)
+	if err != nil {
+		return classify(err, fault.Unclassified, "read settings")
+	}
+	if walLevel != "logical" {
+		return fault.New(fault.WalLevel, "wal_level is %s", walLevel)
+	}
+	if !mayReplicate {
+		// Managed services grant the right through a role of their own
+		// (rds_replication), so the walsender has the last word.
+		return s.tryReplication(ctx, user)
+	}
+	return nil
 }
 
 func (s *Server) tryReplication(ctx context.Context, user string) error {

@@ -2,6 +2,7 @@ package sink
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/rs/zerolog"
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -126,17 +128,15 @@ func (p *Producer) start(ctx context.Context, s *Session, opts []kgo.Opt) error 
 // inspect finds out who the cluster is and whether the checkpoint topic can
 // hold a checkpoint.
 func (p *Producer) inspect(ctx context.Context, s *Session) error {
-	meta, err := s.Catalog.adm.Metadata(ctx, p.cfg.CheckpointTopic)
+	meta, err := p.lookUp(ctx, s.Catalog.adm)
 	if err != nil {
-		return kafka.Classify("reach Kafka", err)
+		return err
 	}
 	topic := meta.Topics[p.cfg.CheckpointTopic]
-	if topic.Err != nil {
-		return kafka.Classify("look up checkpoint topic "+p.cfg.CheckpointTopic, topic.Err)
-	}
 	s.ClusterID, s.TopicID = meta.Cluster, topic.ID.String()
 	if n := len(topic.Partitions); n != 1 {
-		return fault.New(fault.KafkaTopicShape, "checkpoint topic %s has %d partitions", p.cfg.CheckpointTopic, n)
+		return fault.New(fault.KafkaTopicShape, "checkpoint topic %s has %d partitions", p.cfg.CheckpointTopic, n).
+			WithFix("partitions cannot be taken away: give init a new KAFKA_CHECKPOINT_TOPIC, or see docs/operations.md if the relay has run")
 	}
 	settings, err := topicSettings(ctx, s.Catalog.adm, p.cfg.CheckpointTopic)
 	if err != nil {
@@ -144,10 +144,43 @@ func (p *Producer) inspect(ctx context.Context, s *Session) error {
 	}
 	// Deletion by age would one day remove the only record there is.
 	if v, ok := settings["cleanup.policy"]; ok && v != "compact" {
-		return fault.New(fault.KafkaTopicShape, "checkpoint topic %s has cleanup.policy=%s", p.cfg.CheckpointTopic, v)
+		return fault.New(fault.KafkaTopicShape, "checkpoint topic %s has cleanup.policy=%s", p.cfg.CheckpointTopic, v).
+			WithFix("kafka-configs.sh --alter --entity-type topics --entity-name %s --add-config cleanup.policy=compact", p.cfg.CheckpointTopic)
 	}
 	s.Degraded, err = p.degraded(ctx)
 	return err
+}
+
+// topicPatience is how long a checkpoint topic may be unknown before it counts
+// as gone: a broker that has just started, or did not hear of a topic yet, says
+// the same.
+const topicPatience = 5 * time.Second
+
+// lookUp describes the checkpoint topic. One that is gone is no topic to wait
+// for: nobody will bring back what was in it, and creating it anew only leads
+// to an empty one.
+func (p *Producer) lookUp(ctx context.Context, adm *kadm.Client) (kadm.Metadata, error) {
+	name := p.cfg.CheckpointTopic
+	for since := time.Now(); ; {
+		meta, err := adm.Metadata(ctx, name)
+		if err != nil {
+			return meta, kafka.Classify("reach Kafka", err)
+		}
+		err = meta.Topics[name].Err
+		switch {
+		case err == nil:
+			return meta, nil
+		case !errors.Is(err, kerr.UnknownTopicOrPartition):
+			return meta, kafka.Classify("look up checkpoint topic "+name, err)
+		case time.Since(since) > topicPatience:
+			return meta, fault.Wrap(err, fault.CheckpointMissing, "checkpoint topic %s", name)
+		}
+		select {
+		case <-time.After(topicPatience / 20):
+		case <-ctx.Done():
+			return meta, fmt.Errorf("look up checkpoint topic %s: %w", name, context.Cause(ctx))
+		}
+	}
 }
 
 // degraded asks for the finalized feature transaction.version. kfake and old

@@ -124,7 +124,7 @@ func (p *parts) plan() (*provision.Plan, error) {
 		return nil, err
 	}
 	return &provision.Plan{
-		Source: src, Table: p.table, Sink: p.sinkConfig(), Kafka: opts, Topics: p.topics(), Log: p.log,
+		Source: src, Table: p.table, Columns: p.cfg.Outbox.Columns, Sink: p.sinkConfig(), Kafka: opts, Topics: p.topics(), Log: p.log,
 	}, nil
 }
 

@@ -41,12 +41,13 @@ const slotTimeout = 2 * time.Minute
 
 // Plan is everything that init creates.
 type Plan struct {
-	Source replication.Config // with the credentials that may create
-	Table  outbox.Table
-	Sink   sink.Config
-	Kafka  []kgo.Opt
-	Topics []Topic // the checkpoint topic among them
-	Log    zerolog.Logger
+	Source  replication.Config // with the credentials that may create
+	Table   outbox.Table
+	Columns outbox.Columns
+	Sink    sink.Config
+	Kafka   []kgo.Opt
+	Topics  []Topic // the checkpoint topic among them
+	Log     zerolog.Logger
 }
 
 // Statements returns the SQL of the plan, in order, for a server of the given
@@ -73,6 +74,10 @@ func (p *Plan) Run(ctx context.Context) (Outcome, error) {
 		return Outcome{}, err
 	}
 	defer srv.Close()
+	// Before anything is made: what could never stream is to leave no trace.
+	if err := srv.CheckServer(ctx); err != nil {
+		return Outcome{}, err
+	}
 	if err := srv.Lock(ctx, p.Sink.Name); err != nil {
 		return Outcome{}, err
 	}
@@ -95,13 +100,14 @@ func (p *Plan) Run(ctx context.Context) (Outcome, error) {
 	switch {
 	case exists && state.Last != nil:
 		return Outcome{Position: slot.ConfirmedLSN, Checkpoint: *state.Last}, p.publication(ctx, srv)
+	case exists && slot.Active:
+		return Outcome{}, fault.New(fault.SlotHeld, "slot %s is held by %s", slot.Name, replication.WhoHolds(ctx, srv.Conn(), slot.ActivePID)).
+			WithFix("choose another OUTBOX_SLOT, or end that session: SELECT pg_terminate_backend(%d)", slot.ActivePID)
 	case exists && state.Intent == nil:
 		return Outcome{}, fault.New(fault.CheckpointMissing, "slot %s exists, at %s, and topic %s has no checkpoint for relay %s",
 			slot.Name, slot.ConfirmedLSN, log.Topic, log.Name)
 	case !exists && state.Last != nil:
 		return Outcome{}, fault.New(fault.SlotMissing, "checkpoint %d at %s exists, and slot %s does not", state.Last.Seq, state.Last.Pos, p.Source.Slot)
-	case exists && slot.Active:
-		return Outcome{}, fault.New(fault.SlotHeld, "slot %s is held by %s", slot.Name, replication.WhoHolds(ctx, srv.Conn(), slot.ActivePID))
 	}
 	return p.create(ctx, srv, slot, exists)
 }
@@ -117,7 +123,7 @@ func (p *Plan) schema(ctx context.Context, srv *replication.Server) error {
 		return fault.Wrap(err, fault.Unclassified, "look up table %s", p.Table)
 	}
 	if there {
-		return nil // also somebody else's table with the five columns
+		return p.columns(ctx, srv) // also somebody else's table with the five columns
 	}
 	for _, sql := range ddl {
 		if err := srv.Exec(ctx, sql); err != nil {
@@ -125,6 +131,24 @@ func (p *Plan) schema(ctx context.Context, srv *replication.Server) error {
 		}
 	}
 	p.Log.Info().Str("table", p.Table.String()).Msg("table created")
+	return nil
+}
+
+// columns refuses a table from which no event could be read. Only init asks:
+// the rows that serve has yet to read may be older than the table's shape, and
+// are judged by the shape that the stream gives them.
+func (p *Plan) columns(ctx context.Context, srv *replication.Server) error {
+	table, err := srv.Columns(ctx)
+	if err != nil {
+		return err
+	}
+	cols := make([]outbox.Column, len(table))
+	for i, c := range table {
+		cols[i] = outbox.Column{Name: c.Name, TypeOID: c.TypeOID}
+	}
+	if _, err := outbox.NewDecoder(p.Columns, cols); err != nil {
+		return fault.Wrap(err, fault.ColumnMissing, "table %s", p.Table)
+	}
 	return nil
 }
 

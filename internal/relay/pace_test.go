@@ -33,9 +33,16 @@ func TestHeartbeat(t *testing.T) {
 			t.Errorf("%d checkpoints, the last at %s", n, pos)
 		}
 		same(t, "confirmed", pglogrepl.LSN(0x140), w.confirmed())
-		w.keepalive(0x140, true) // a question, but nothing new
-		settle(time.Minute)
+		w.keepalive(0x150, false)
+		settle(9 * time.Second)
 		if n := len(w.read()); n != 2 {
+			t.Errorf("%d checkpoints 9 s after a heartbeat", n)
+		}
+		settle(time.Second)
+		same(t, "confirmed", pglogrepl.LSN(0x150), w.confirmed())
+		w.keepalive(0x150, true) // a question, but nothing new
+		settle(time.Minute)
+		if n := len(w.read()); n != 3 {
 			t.Errorf("%d checkpoints, and the WAL did not move", n)
 		}
 		if err := stop(); err != nil {
@@ -47,7 +54,6 @@ func TestHeartbeat(t *testing.T) {
 // Brokers forget who is silent.
 func TestKeepAlive(t *testing.T) {
 	bubble(t, nil, func(t *testing.T, w *world, r *Relay) {
-		w.log[0].ck.Time = time.Now()
 		stop := w.start(t, r)
 		synctest.Wait()
 		settle(keepAlive - time.Minute)

@@ -143,7 +143,7 @@ func (r *Relay) Run(ctx context.Context) error {
 		r.attempt++
 		r.state(Backoff, f)
 		wait := r.pause(r.attempt)
-		r.Log.Warn().Str("code", f.Code.ID).Str("hint", f.Remedy()).Err(err).Dur("wait", wait).Msg("session ended")
+		r.Log.Warn().Str("code", f.Code.ID).Str("why", f.Reason()).Str("hint", f.Remedy()).Err(err).Dur("wait", wait).Msg("session ended")
 		r.Metrics.session(f.Code.Name)
 		select {
 		case <-time.After(wait):

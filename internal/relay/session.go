@@ -132,8 +132,9 @@ func (s *session) openSink(ctx, soft context.Context) (Sink, sink.Session, error
 		if code.Class != fault.Retry || code == fault.Fenced || attempt == sinkAttempts {
 			return nil, sink.Session{}, err
 		}
-		s.state(Backoff, fault.As(err))
-		s.log.Warn().Str("code", code.ID).Err(err).Int("attempt", attempt).Msg("Kafka session not opened, holding the slot")
+		f := fault.As(err)
+		s.state(Backoff, f)
+		s.log.Warn().Str("code", code.ID).Str("why", f.Reason()).Str("hint", f.Remedy()).Err(err).Int("attempt", attempt).Msg("Kafka session not opened, holding the slot")
 		select {
 		case <-time.After(s.pause(attempt)):
 		case <-ctx.Done():

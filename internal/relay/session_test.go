@@ -249,23 +249,36 @@ func TestBackoffs(t *testing.T) {
 }
 
 // While Kafka is away the slot is held, so that Postgres keeps hearing of us;
-// after a while another replica may try.
+// after a while another replica may try, and at once if one has taken over.
 func TestSlotIsHeldWhileKafkaIsAway(t *testing.T) {
-	bubble(t, []int{1}, func(t *testing.T, w *world, r *Relay) {
-		away := fault.New(fault.KafkaUnreachable, "injected")
-		for range sinkAttempts {
-			w.errs["OpenSink"] = append(w.errs["OpenSink"], away)
-		}
-		stop := w.start(t, r)
-		settle(time.Second)
-		same(t, "calls", []string{
-			"OpenSource", "Source.Run ends",
-			"OpenSource", "OpenSink", "Resume", "Begin", "Add 700/1", "Commit 2", "ReadBack 2", "Confirm 0/190",
-		}, w.called())
-		if err := stop(); err != nil {
-			t.Error(err)
-		}
-	})
+	away, fenced := fault.New(fault.KafkaUnreachable, "injected"), fault.New(fault.Fenced, "injected")
+	for name, tc := range map[string]struct {
+		errs  []error
+		taken int // times
+	}{
+		"a while":  {[]error{away, away, away, away}, 1},
+		"too long": {[]error{away, away, away, away, away}, 2},
+		"fenced":   {[]error{fenced}, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, []int{1}, func(t *testing.T, w *world, r *Relay) {
+				w.errs["OpenSink"] = tc.errs
+				stop := w.start(t, r)
+				settle(time.Second)
+				taken := 0
+				for _, c := range w.called() {
+					if c == "OpenSource" {
+						taken++
+					}
+				}
+				same(t, "times the slot was taken", tc.taken, taken)
+				same(t, "rows", []string{"700/1"}, w.published())
+				if err := stop(); err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
 }
 
 // A panic is a bug: it halts under its own name, confirms nothing, and leaves

@@ -95,7 +95,7 @@ const (
 func newWorld(history []tx) *world {
 	return &world{
 		rng: rand.New(rand.NewPCG(1, 1)), parts: 3, history: history, slot: 0x100,
-		log:   []committed{{ck: checkpoint.Checkpoint{Seq: 1, SessionID: "init", Pos: checkpoint.Position{Timeline: 1, EndLSN: 0x100}, Source: identity}}},
+		log:   []committed{{ck: checkpoint.Checkpoint{Seq: 1, SessionID: "init", Time: time.Now(), Pos: checkpoint.Position{Timeline: 1, EndLSN: 0x100}, Source: identity}}},
 		freed: make(chan struct{}), caught: make(chan struct{}), grown: make(chan struct{}),
 		at: func(string) verdict { return pass }, errs: map[string][]error{},
 	}
