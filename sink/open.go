@@ -162,7 +162,7 @@ const topicPatience = 5 * time.Second
 func (p *Producer) lookUp(ctx context.Context, adm *kadm.Client) (kadm.Metadata, error) {
 	name := p.cfg.CheckpointTopic
 	for since := time.Now(); ; {
-		meta, err := adm.Metadata(ctx, name)
+		meta, err := adm.Metadata(fresh(ctx), name)
 		if err != nil {
 			return meta, kafka.Classify("reach Kafka", err)
 		}
@@ -183,8 +183,8 @@ func (p *Producer) lookUp(ctx context.Context, adm *kadm.Client) (kadm.Metadata,
 	}
 }
 
-// degraded asks for the finalized feature transaction.version. kfake and old
-// brokers do not report it.
+// degraded asks for the finalized feature transaction.version, which old
+// brokers do not report.
 func (p *Producer) degraded(ctx context.Context) (bool, error) {
 	req := kmsg.NewPtrApiVersionsRequest()
 	req.ClientSoftwareName, req.ClientSoftwareVersion = "outbox-relay", "1"

@@ -122,9 +122,10 @@ func (p *Producer) flush(ctx context.Context) error {
 	if bad := p.rejected.Load(); bad != nil {
 		p.metrics.rejected()
 		err := kafka.Classify(fmt.Sprintf("produce to %s", bad.topic), bad.err)
-		if fault.CodeOf(err) == fault.Unclassified {
+		if code := fault.CodeOf(err); code == fault.Unclassified || code.Class == fault.Reject {
 			// Nothing was committed, so trying again is safe, and another
-			// session may see another limit or another leader.
+			// session may see another limit or another leader. That a record is
+			// at fault does not make the transaction a letter.
 			err = fault.Wrap(bad.err, fault.TransactionFailed, "produce to %s", bad.topic)
 		}
 		return err

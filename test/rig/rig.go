@@ -101,6 +101,22 @@ func New(t testing.TB, cfg Config) *Rig {
 	return r
 }
 
+// Sibling is another relay on the same database, table and publication, with
+// names and topics of its own.
+func (r *Rig) Sibling(t testing.TB, name string) *Rig {
+	t.Helper()
+	s := *r
+	s.Name, s.Slot = r.Name+"_"+name, r.Database.Slot(name)
+	s.Events, s.Letters, s.Checkpoint = r.Topics.Name(name+".events"), r.Topics.Name(name+".dlq"), r.Topics.Name(name+".checkpoint")
+	r.Topics.Create(t, name+".events", 1, nil)
+	s.Env = maps.Clone(r.Env)
+	maps.Copy(s.Env, map[string]string{
+		"OUTBOX_NAME": s.Name, "OUTBOX_SLOT": s.Slot,
+		"KAFKA_EVENTS_TOPIC": s.Events, "KAFKA_DLQ_TOPIC": s.Letters, "KAFKA_CHECKPOINT_TOPIC": s.Checkpoint,
+	})
+	return &s
+}
+
 // Init runs `outbox-relay init`, which has to succeed.
 func (r *Rig) Init(t testing.TB) {
 	t.Helper()
