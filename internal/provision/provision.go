@@ -88,9 +88,9 @@ func (p *Plan) Run(ctx context.Context) (Outcome, error) {
 		return Outcome{}, err
 	}
 	log := checkpoint.Log{Topic: p.Sink.CheckpointTopic, Name: p.Sink.Name, Opts: p.Kafka}
-	state, err := log.Peek(ctx)
+	state, err := peek(ctx, log)
 	if err != nil {
-		return Outcome{}, kafka.Classify("read checkpoint", err)
+		return Outcome{}, err
 	}
 	slot, err := srv.Slot(ctx)
 	exists := !fault.Has(err, fault.SlotMissing)
@@ -110,6 +110,27 @@ func (p *Plan) Run(ctx context.Context) (Outcome, error) {
 		return Outcome{}, fault.New(fault.SlotMissing, "checkpoint %d at %s exists, and slot %s does not", state.Last.Seq, state.Last.Pos, p.Source.Slot)
 	}
 	return p.create(ctx, srv, slot, exists)
+}
+
+// topicPatience is how long the brokers may take until all of them know a topic
+// that has just been created.
+const topicPatience = 10 * time.Second
+
+// peek reads the checkpoint topic, which exists: createTopics has seen to it. A
+// broker that answers otherwise has not heard of it yet.
+func peek(ctx context.Context, log checkpoint.Log) (checkpoint.State, error) {
+	for since := time.Now(); ; {
+		state, err := log.Peek(ctx)
+		err = kafka.Classify("read checkpoint", err)
+		if !fault.Has(err, fault.KafkaTopicMissing) || time.Since(since) > topicPatience {
+			return state, err
+		}
+		select {
+		case <-time.After(topicPatience / 100):
+		case <-ctx.Done():
+			return state, fmt.Errorf("read checkpoint: %w", context.Cause(ctx))
+		}
+	}
 }
 
 func (p *Plan) schema(ctx context.Context, srv *replication.Server) error {

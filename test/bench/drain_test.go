@@ -152,8 +152,11 @@ func serve(t *testing.T, r *rig.Rig) (took time.Duration, rss int64) {
 	if exit, err := relay.Wait(ctx); err != nil || exit != 0 {
 		t.Fatalf("exit %d, %v", exit, err)
 	}
-	// The next run is not to share the machine with this one's slot.
-	r.Database.Exec(t, `SELECT pg_drop_replication_slot('`+r.Slot+`')`)
+	// The next run is not to share the machine with this one's slot. The
+	// walsender may be a moment behind the relay in leaving it.
+	r.Database.Exec(t, `DO $$ BEGIN
+	  WHILE EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = '`+r.Slot+`' AND active) LOOP PERFORM pg_sleep(0.05); END LOOP; END $$`,
+		`SELECT pg_drop_replication_slot('`+r.Slot+`')`)
 	return took, rss
 }
 

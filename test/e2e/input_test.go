@@ -164,8 +164,13 @@ func hold(ctx context.Context, t testing.TB, r *rig.Rig) (letGo func()) {
 // there is none.
 func holder(ctx context.Context, t testing.TB, r *rig.Rig) int {
 	t.Helper()
+	conn, err := pgx.Connect(ctx, r.Database.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(ctx)
 	var pid int
-	err := r.Conn(t).QueryRow(ctx, `SELECT COALESCE(active_pid, 0) FROM pg_replication_slots WHERE slot_name = $1`, r.Slot).Scan(&pid)
+	err = conn.QueryRow(ctx, `SELECT COALESCE(active_pid, 0) FROM pg_replication_slots WHERE slot_name = $1`, r.Slot).Scan(&pid)
 	if err != nil {
 		t.Fatal(err)
 	}

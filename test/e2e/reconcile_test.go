@@ -183,12 +183,11 @@ func TestCheckpointTopicDeleted(t *testing.T) {
 	r.Insert(t, 2)
 	before, _ := r.Confirmed(ctx, t)
 	deleteCheckpoint(t, r)
+	r.Env["KAFKA_CREATE_TOPICS"] = "true"
 	line := halts(t, r, "OBX-4002")
 	if text := line["error"].(string); !strings.Contains(text, r.Checkpoint) {
 		t.Errorf("the topic is not named: %s", text)
 	}
-	r.Env["KAFKA_CREATE_TOPICS"] = "true"
-	halts(t, r, "OBX-4002")
 	r.Topics.Create(t, "checkpoint", 1, map[string]string{"cleanup.policy": "compact"})
 	halts(t, r, "OBX-4002")
 	refuses(t, r, "OBX-4002", 6, "init")
@@ -212,6 +211,10 @@ func TestCheckpointTopicDeletedWhileRunning(t *testing.T) {
 	r.AwaitCaughtUp(ctx, t)
 	deleteCheckpoint(t, r)
 	r.Insert(t, 2)
+	// The client asks for the topic a few times, five seconds apart.
+	if _, err := relay.WaitLog(ctx, rig.Message("halted")); err != nil {
+		t.Fatal(err)
+	}
 	halted(t, relay, "OBX-4002")
 	if n := r.Count(ctx, t, r.Events); n != 3 {
 		t.Errorf("%d events, want 3: what has no checkpoint must not be seen", n)
