@@ -3,7 +3,9 @@ package outbox_test
 import (
 	"context"
 	"fmt"
+	"os"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/holdwall/outbox-relay/outbox"
@@ -36,6 +38,31 @@ func ExampleAppend() {
 	// Output:
 	// INSERT INTO "outbox"."events" ("id", "aggregatetype", "aggregateid", "type", "payload", "headers") VALUES ($1, $2, $3, $4, $5, $6)
 	// 0198c0de-0000-7000-8000-000000000001 order 4711 OrderPlaced {"total":"12.50"} {"tenant":"acme"}
+}
+
+// In a service the event commits with the change it tells of, or not at all.
+// This is the example of the README.
+func ExampleAppend_service() {
+	ctx := context.Background()
+	conn, err := pgx.Connect(ctx, os.Getenv("DATABASE_URL"))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `UPDATE orders SET state = 'placed' WHERE id = 4711`); err != nil {
+			return err
+		}
+		return outbox.Append(ctx, tx, outbox.Record{
+			AggregateType: "order",
+			AggregateID:   "4711", // the key of the Kafka record
+			Type:          "OrderPlaced",
+			Payload:       []byte(`{"total": "12.50"}`),
+		})
+	})
+	if err != nil {
+		fmt.Println(err) // neither the order nor the event is there
+	}
 }
 
 // A table made for Debezium's outbox router, with one column named otherwise.

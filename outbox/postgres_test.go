@@ -2,7 +2,6 @@ package outbox_test
 
 import (
 	"fmt"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -11,19 +10,15 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/holdwall/outbox-relay/outbox"
+	"github.com/holdwall/outbox-relay/test/harness"
 )
 
-// serverVariable names the environment variable with the address of a Postgres
-// on which this test may make a schema of its own.
-const serverVariable = "OUTBOX_TEST_DATABASE_URL"
+func TestMain(m *testing.M) { harness.Main(m) }
 
 // What Append writes, a real server gives back in text format as what Decode
 // reads, whatever types the table has and however pgx sends parameters.
 func TestPostgresRoundTrip(t *testing.T) {
-	url := os.Getenv(serverVariable)
-	if url == "" {
-		t.Skip("no server: " + serverVariable + " is not set")
-	}
+	url := harness.Postgres(t).NewDatabase(t).URL()
 	schema := fmt.Sprintf("outbox_test_%d", time.Now().UnixNano())
 	connect := func(mode pgx.QueryExecMode) *pgx.Conn {
 		cfg, err := pgx.ParseConfig(url)

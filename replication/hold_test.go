@@ -35,11 +35,20 @@ func TestStandby(t *testing.T) {
 		err error
 	}
 	opened := make(chan result, 1)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
 	go func() {
-		src, err := replication.Open(context.WithoutCancel(t.Context()), cfg, zerolog.Nop(), nil)
+		src, err := replication.Open(ctx, cfg, zerolog.Nop(), nil)
 		opened <- result{src, err}
 	}()
-	h := <-holders
+	var h replication.Holder
+	select {
+	case h = <-holders:
+	case r := <-opened:
+		t.Fatalf("opened beside the holder: %v", r.err)
+	case <-time.After(20 * time.Second):
+		t.Fatal("told nobody who holds the slot")
+	}
 	if want := s.slot(t).ActivePID; h.PID != want || !strings.Contains(h.Application, s.cfg.Slot) || !h.Address.IsValid() || h.Since.IsZero() {
 		t.Errorf("held by %+v, the slot says %d", h, want)
 	}

@@ -69,7 +69,7 @@ type running struct {
 	*replication.Source
 	t    testing.TB
 	stop context.CancelCauseFunc
-	wait func() error // for the end of Run
+	wait func() error // for the end of Run, not for ever
 }
 
 func open(t testing.TB, cfg replication.Config) (*replication.Source, error) {
@@ -79,7 +79,10 @@ func open(t testing.TB, cfg replication.Config) (*replication.Source, error) {
 	return replication.Open(ctx, cfg, zerolog.New(zerolog.NewTestWriter(t)), nil)
 }
 
-var errStopped = errors.New("stopped by the test")
+var (
+	errStopped      = errors.New("stopped by the test")
+	errStillRunning = errors.New("still running after 20 s")
+)
 
 // run opens a source and holds the slot; reading begins with Resume.
 func run(t testing.TB, cfg replication.Config) *running {
@@ -91,10 +94,18 @@ func run(t testing.TB, cfg replication.Config) *running {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- src.Run(ctx) }()
-	r := &running{Source: src, t: t, stop: cancel, wait: sync.OnceValue(func() error { return <-done })}
+	r := &running{Source: src, t: t, stop: cancel, wait: sync.OnceValue(func() error {
+		select {
+		case err := <-done:
+			return err
+		case <-time.After(20 * time.Second):
+			return errStillRunning
+		}
+	})}
 	t.Cleanup(func() {
-		cancel(errStopped)
-		_ = r.wait()
+		if cancel(errStopped); errors.Is(r.wait(), errStillRunning) {
+			<-done
+		}
 	})
 	return r
 }
