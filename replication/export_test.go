@@ -3,6 +3,7 @@ package replication
 import (
 	"bytes"
 	"context"
+	"time"
 
 	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -63,6 +64,11 @@ func DrainBytes(wire []byte, cfg Config, emit func(*Tx)) error {
 	}
 	front := pgproto3.NewFrontend(bytes.NewReader(wire), nil)
 	front.SetMaxBodyLen(cfg.MaxRowBytes)
-	err := s.drain(front, newAssembler(cfg.Schema, cfg.Table, Resume{}, nil, emit))
+	_, err := s.drain(front, newAssembler(cfg.Schema, cfg.Table, Resume{}, nil, emit))
 	return classify(err, fault.PublicationHole, "read the stream")
+}
+
+// Watchful shortens how long a silent network is borne.
+func (s *Source) Watchful(recheck, answer, patience time.Duration) {
+	s.recheckInterval, s.answerTimeout, s.patience = recheck, answer, patience
 }

@@ -64,6 +64,8 @@ func (s *Server) dial(ctx context.Context) error {
 	// Poolers in transaction mode and a monitor that outlives DDL both speak
 	// against named statements.
 	pc.DefaultQueryExecMode = pgx.QueryExecModeExec
+	ctx, cancel := context.WithTimeout(ctx, 2*pc.ConnectTimeout)
+	defer cancel()
 	conn, err := pgx.ConnectConfig(ctx, pc)
 	if err != nil {
 		return classifyConnect(err, "connect to %s:%d", s.host.Host, s.host.Port)

@@ -3,10 +3,8 @@ package replication
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"os"
-	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -24,17 +22,6 @@ import (
 // confirmed position, to notice that it should stop. It bounds how far behind
 // the checkpoint the slot is on a quiet system.
 const wake = 50 * time.Millisecond
-
-// replyInterval bounds how often a server that keeps asking is answered. A
-// stopping walsender asks again at every answer that does not satisfy it:
-// 207,000 keepalives in 20 s were seen.
-const replyInterval = 20 * time.Millisecond
-
-// Switch is where the history left a timeline.
-type Switch struct {
-	Timeline int32
-	At       pglogrepl.LSN
-}
 
 // State is what Postgres said when the slot was taken.
 type State struct {
@@ -71,6 +58,10 @@ type Source struct {
 
 	confirmed atomic.Uint64 // what Postgres may be told
 	stopping  atomic.Bool   // the server refuses new connections
+	heard     atomic.Int64  // last sign of life on either connection, in Unix nanoseconds
+
+	recheckInterval, answerTimeout time.Duration
+	patience                       time.Duration // how long there may be no sign of life
 
 	sent        pglogrepl.LSN // last position told
 	nextTick    time.Time
@@ -94,6 +85,7 @@ func Open(ctx context.Context, cfg Config, log zerolog.Logger, metrics *Metrics)
 	s := &Source{
 		cfg: cfg, log: log, metrics: metrics, server: srv,
 		resumed: make(chan struct{}), queue: newQueue(cfg.QueueBytes),
+		recheckInterval: defaultRecheck, answerTimeout: defaultAnswer,
 	}
 	if err := s.acquire(ctx); err != nil {
 		s.Close()
@@ -116,6 +108,7 @@ func (s *Source) acquire(ctx context.Context) error {
 	if timeout > 0 {
 		s.tick = min(s.tick, timeout/3)
 	}
+	s.patience = max(minPatience, timeout)
 	for {
 		if err := s.server.awaitFree(ctx); err != nil {
 			return err
@@ -138,6 +131,7 @@ func (s *Source) acquire(ctx context.Context) error {
 	s.state.Slot, s.state.OptionsHash = slot, hash
 	s.state.Version, s.state.Host = s.server.version, s.server.describe()
 	s.confirmed.Store(uint64(slot.ConfirmedLSN))
+	s.heard.Store(time.Now().UnixNano())
 	return nil
 }
 
@@ -159,29 +153,6 @@ func (s *Source) start(ctx context.Context) error {
 		return classify(err, fault.SlotMissing, "start replication from slot %s", s.cfg.Slot)
 	}
 	s.conn = conn
-	return nil
-}
-
-// identify reads who the server is and how its timeline came about. Both are
-// replication commands, so they must come before the stream starts.
-func (s *Source) identify(ctx context.Context, conn *pgconn.PgConn) error {
-	id, err := pglogrepl.IdentifySystem(ctx, conn)
-	if err != nil {
-		return classify(err, fault.Unclassified, "identify system")
-	}
-	s.state.SystemID, s.state.Timeline, s.state.FlushLSN, s.state.Database = id.SystemID, id.Timeline, id.XLogPos, id.DBName
-	s.state.Switches = nil
-	if id.Timeline == 1 {
-		return nil
-	}
-	h, err := pglogrepl.TimelineHistory(ctx, conn, id.Timeline)
-	if err != nil {
-		return classify(err, fault.Unclassified, "read history of timeline %d", id.Timeline)
-	}
-	s.state.Switches, err = parseHistory(h.Content)
-	if err != nil {
-		return fault.Wrap(err, fault.WALDecode, "read history of timeline %d", id.Timeline)
-	}
 	return nil
 }
 
@@ -250,14 +221,14 @@ func (s *Source) Close() {
 }
 
 // Run holds the slot and reads the stream until ctx ends or the connection
-// does, and closes both connections. Before it lets go it tells Postgres the confirmed position, so
-// that the next session has less to skip.
+// does, and closes both connections. Before it lets go it tells Postgres the
+// confirmed position, so that the next session has less to skip.
 func (s *Source) Run(ctx context.Context) error {
 	s.metrics.streaming(true)
 	defer s.metrics.streaming(false)
 	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return s.read(gctx) })
-	g.Go(func() error { return s.watch(gctx) })
+	g.Go(fault.Guard(func() error { return s.read(gctx) }))
+	g.Go(fault.Guard(func() error { return s.watch(gctx) }))
 	err := g.Wait()
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
@@ -308,35 +279,40 @@ func (s *Source) read(ctx context.Context) error {
 		if err := sock.SetReadDeadline(now.Add(wake)); err != nil {
 			return classify(err, fault.Unclassified, "set deadline")
 		}
-		if err := s.drain(front, a); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		n, err := s.drain(front, a)
+		if n > 0 {
+			s.heard.Store(now.UnixNano())
+		}
+		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 			return classify(err, fault.PublicationHole, "read the stream")
 		}
 	}
 }
 
 // drain reads messages until the read deadline passes, the queue is full or
-// the connection fails. The deadline is set once for many messages; pgproto3
-// keeps a message that it has read in part, so a deadline loses nothing.
-func (s *Source) drain(front *pgproto3.Frontend, a *assembler) error {
-	for s.queue.hasRoom() {
+// the connection fails, and returns how many it read. The deadline is set once
+// for many messages; pgproto3 keeps a message that it has read in part, so a
+// deadline loses nothing.
+func (s *Source) drain(front *pgproto3.Frontend, a *assembler) (n int, err error) {
+	for ; s.queue.hasRoom(); n++ {
 		msg, err := front.Receive()
 		if err != nil {
 			var netErr net.Error
 			if errors.As(err, &netErr) && netErr.Timeout() {
-				return os.ErrDeadlineExceeded
+				return n, os.ErrDeadlineExceeded
 			}
-			return err
+			return n, err
 		}
 		switch msg := msg.(type) {
 		case *pgproto3.CopyData:
 			if err := s.copyData(msg.Data, a); err != nil {
-				return err
+				return n, err
 			}
 			if s.replyWanted {
-				return nil
+				return n, nil
 			}
 		case *pgproto3.ErrorResponse:
-			return pgconn.ErrorResponseToPgError(msg)
+			return n, pgconn.ErrorResponseToPgError(msg)
 		case *pgproto3.NoticeResponse:
 			s.log.Warn().Str("sqlstate", msg.Code).Msg("notice from Postgres: " + msg.Message)
 			if msg.Code == "42704" || msg.Code == "55000" {
@@ -344,13 +320,13 @@ func (s *Source) drain(front *pgproto3.Frontend, a *assembler) error {
 				// warning where older servers stop with an error 42704. The
 				// warning has another state: object_not_in_prerequisite_state
 				// (LoadPublications in pgoutput.c).
-				return fault.Wrap(pgconn.ErrorResponseToPgError((*pgproto3.ErrorResponse)(msg)), fault.PublicationHole, "read the stream")
+				return n, fault.Wrap(pgconn.ErrorResponseToPgError((*pgproto3.ErrorResponse)(msg)), fault.PublicationHole, "read the stream")
 			}
 		case *pgproto3.CopyDone, *pgproto3.CommandComplete, *pgproto3.ReadyForQuery:
-			return fault.New(fault.PostgresStopping, "%s ended the stream", s.server.describe())
+			return n, fault.New(fault.PostgresStopping, "%s ended the stream", s.server.describe())
 		}
 	}
-	return nil
+	return n, nil
 }
 
 func (s *Source) copyData(data []byte, a *assembler) error {
@@ -394,64 +370,4 @@ func (s *Source) pause(ctx context.Context) error {
 		return context.Cause(ctx)
 	}
 	return nil
-}
-
-// attend sends a status update when one is due: the position has moved, the
-// server asks, or a third of its patience has passed.
-func (s *Source) attend(now time.Time) error {
-	due := pglogrepl.LSN(s.confirmed.Load()) != s.sent || !now.Before(s.nextTick) ||
-		s.replyWanted && now.Sub(s.lastReply) >= replyInterval
-	if !due {
-		return nil
-	}
-	if s.replyWanted {
-		s.lastReply = now
-	}
-	s.replyWanted = false
-	s.nextTick = now.Add(s.tick)
-	return s.status()
-}
-
-// status sends the confirmed position, as all three of write, flush and apply.
-func (s *Source) status() error {
-	at := pglogrepl.LSN(s.confirmed.Load())
-	if at == 0 {
-		return fault.New(fault.Unclassified, "confirmed position is zero")
-	}
-	if err := s.conn.Conn().SetWriteDeadline(time.Now().Add(s.tick)); err != nil {
-		return classify(err, fault.Unclassified, "set deadline")
-	}
-	err := pglogrepl.SendStandbyStatusUpdate(context.Background(), s.conn, pglogrepl.StandbyStatusUpdate{
-		WALWritePosition: at, WALFlushPosition: at, WALApplyPosition: at,
-	})
-	if err != nil {
-		return classify(err, fault.Unclassified, "send status")
-	}
-	moved := s.sent != at
-	s.sent = at
-	if moved {
-		crash.Point(crash.StatusSent)
-	}
-	return nil
-}
-
-// parseHistory reads a timeline history file: one line for each ancestor, its
-// number, where it was left and why.
-func parseHistory(content []byte) ([]Switch, error) {
-	var out []Switch
-	for _, line := range splitLines(content) {
-		if len(line) < 2 {
-			return nil, fmt.Errorf("history line with %d fields", len(line))
-		}
-		tli, err := strconv.ParseInt(line[0], 10, 32)
-		if err != nil {
-			return nil, fmt.Errorf("history line: %w", err)
-		}
-		at, err := pglogrepl.ParseLSN(line[1])
-		if err != nil {
-			return nil, fmt.Errorf("history line: %w", err)
-		}
-		out = append(out, Switch{Timeline: int32(tli), At: at})
-	}
-	return out, nil
 }

@@ -1,11 +1,9 @@
 package replication
 
 import (
-	"bufio"
-	"bytes"
 	"context"
+	"errors"
 	"math/rand/v2"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -14,8 +12,17 @@ import (
 )
 
 const (
-	// recheck is how often slot and publication are looked at while streaming.
-	recheck = 30 * time.Second
+	// defaultRecheck is how often slot and publication are looked at while
+	// streaming.
+	defaultRecheck = 10 * time.Second
+	// defaultAnswer bounds one look: without it a network that went dead
+	// without a word is noticed when TCP gives up, after a quarter of an hour.
+	defaultAnswer = 10 * time.Second
+	// minPatience is how long there may be no sign of life on either
+	// connection; a longer wal_sender_timeout counts instead. The silence of
+	// the stream alone proves nothing: a server may be long over decoding a
+	// large transaction that is not for us.
+	minPatience = 30 * time.Second
 	// reconnect is the pause between attempts to get the monitor back.
 	reconnect = 500 * time.Millisecond
 )
@@ -65,7 +72,7 @@ func (s *Source) watch(ctx context.Context) error {
 		if err := s.recheck(ctx); err != nil {
 			return err
 		}
-		wctx, cancel := context.WithTimeout(ctx, recheck)
+		wctx, cancel := context.WithTimeout(ctx, s.recheckInterval)
 		_, err := s.server.conn.WaitForNotification(wctx)
 		cancel()
 		if ctx.Err() != nil {
@@ -82,9 +89,15 @@ func (s *Source) watch(ctx context.Context) error {
 
 // recheck compares the server with what the session began with.
 func (s *Source) recheck(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, s.answerTimeout)
+	defer cancel()
 	slot, err := s.server.slot(ctx)
 	if err == nil {
+		s.heard.Store(time.Now().UnixNano())
 		s.metrics.slot(slot)
+		if slot.ActivePID != int(s.conn.PID()) {
+			return fault.New(fault.PostgresLost, "slot %s is no longer held by this session", slot.Name)
+		}
 		var hash string
 		hash, err = s.server.probePublication(ctx)
 		if err == nil && hash != s.state.OptionsHash {
@@ -105,7 +118,9 @@ func (s *Source) reconnect(ctx context.Context) error {
 	defer s.stopping.Store(false)
 	s.server.Close()
 	for {
-		err := s.server.dial(ctx)
+		dctx, cancel := context.WithTimeout(ctx, s.answerTimeout)
+		err := s.server.dial(dctx)
+		cancel()
 		if err == nil {
 			return nil
 		}
@@ -118,20 +133,14 @@ func (s *Source) reconnect(ctx context.Context) error {
 		// Only the server's own word counts: "too many connections" would
 		// fail us here too, and is no reason to let go of the slot.
 		s.stopping.Store(fault.Has(err, fault.PostgresStopping))
+		if pg := (*pgconn.PgError)(nil); errors.As(err, &pg) {
+			s.heard.Store(time.Now().UnixNano())
+		}
+		if silent := time.Since(time.Unix(0, s.heard.Load())); silent > s.patience {
+			return fault.Wrap(err, fault.PostgresLost, "no sign of life from %s for %s", s.server.describe(), silent.Round(time.Second))
+		}
 		if err := sleep(ctx, reconnect); err != nil {
 			return err
 		}
 	}
-}
-
-// splitLines returns the fields of each line that has any and is no comment.
-func splitLines(content []byte) [][]string {
-	var out [][]string
-	sc := bufio.NewScanner(bytes.NewReader(content))
-	for sc.Scan() {
-		if f := strings.Fields(sc.Text()); len(f) > 0 && f[0][0] != '#' {
-			out = append(out, f)
-		}
-	}
-	return out
 }

@@ -139,6 +139,15 @@ func (p *Producer) flush(ctx context.Context) error {
 	if n := p.acked.Load(); n != p.expected {
 		return fault.New(fault.Unclassified, "%d of %d records acknowledged", n, p.expected)
 	}
+	// The client releases the records that wait for a topic new to it before it
+	// stores that topic's partitions (storePartitionsUpdate in kgo 1.22.2). If
+	// all is acknowledged in between, EndTransaction finds nothing that belongs
+	// to the transaction, aborts it and returns nil. The lock under which the
+	// client stores is taken by this call, which has nothing else to do: no
+	// record is buffered any more.
+	if err := p.cl.AbortBufferedRecords(ctx); err != nil {
+		return fmt.Errorf("flush: %w", err)
+	}
 	return nil
 }
 

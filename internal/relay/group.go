@@ -63,9 +63,14 @@ func newGathering(l Limits, base checkpoint.Checkpoint) *gathering {
 // idle notes that everything below end has been gathered.
 func (b *gathering) idle(end pglogrepl.LSN, reply bool) {
 	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.pos.Cut() && end <= b.pos.CommitLSN {
+		// The source does not say this; if it did, the cut would be forgotten
+		// and the published part of the transaction come again.
+		return
+	}
 	b.complete(end, 0)
 	b.ready.reply = b.ready.reply || reply
-	b.mu.Unlock()
 	signal(b.filled)
 }
 
