@@ -59,6 +59,7 @@ func registry(t *testing.T) []declared {
 var (
 	idForm   = regexp.MustCompile(`^OBX-[1-59][0-9]{3}$`)
 	nameForm = regexp.MustCompile(`^[a-z][a-z0-9_]*$`)
+	sentence = regexp.MustCompile(`^(The|A|An|It|This|No|There) |\.$`)
 )
 
 // What can be in which range: 1xxx configuration, 2xxx rows, 3xxx Postgres,
@@ -84,7 +85,7 @@ func TestRegistry(t *testing.T) {
 			t.Errorf("%s has the name %q", d.id, d.name)
 		case d.why == "" || d.fix == "":
 			t.Errorf("%s %s says not why or not what to do", d.id, d.name)
-		case strings.ToUpper(d.why[:1]) == d.why[:1] && !strings.HasPrefix(d.why, "KAFKA") && !strings.HasPrefix(d.why, "DATABASE") && !strings.HasPrefix(d.why, "Postgres") && !strings.HasPrefix(d.why, "Kafka") || strings.HasSuffix(d.why, "."):
+		case sentence.MatchString(d.why):
 			t.Errorf("%s: the why %q is no clause", d.id, d.why)
 		}
 		if other, taken := ids[d.id]; taken {

@@ -64,11 +64,6 @@ func newGathering(l Limits, base checkpoint.Checkpoint) *gathering {
 func (b *gathering) idle(end pglogrepl.LSN, reply bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.pos.Cut() && end <= b.pos.CommitLSN {
-		// The source does not say this; if it did, the cut would be forgotten
-		// and the published part of the transaction come again.
-		return
-	}
 	b.complete(end, 0)
 	b.ready.reply = b.ready.reply || reply
 	signal(b.filled)
