@@ -182,12 +182,14 @@ func (s *service) openSource(ctx context.Context, cfg replication.Config) (relay
 }
 
 // explainMissing tells a relay that was never initialised from one that has
-// lost its slot. If Kafka cannot be asked, the slot alone is the news.
+// lost its slot. If Kafka cannot be asked in time, the slot alone is the news.
 func (s *service) explainMissing(ctx context.Context, err error) error {
 	log, lerr := s.checkpointLog()
 	if lerr != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.Kafka.Client.ConnectionTimeout)
+	defer cancel()
 	state, lerr := log.Peek(ctx)
 	switch {
 	case lerr != nil && fault.Has(kafka.Classify("peek", lerr), fault.KafkaTopicMissing), lerr == nil && state.Last == nil:
@@ -195,7 +197,9 @@ func (s *service) explainMissing(ctx context.Context, err error) error {
 	case lerr == nil:
 		return fault.Wrap(err, fault.SlotMissing, "checkpoint %d is at %s", state.Last.Seq, state.Last.Pos)
 	}
-	return err
+	return fault.Wrap(err, fault.SlotMissing, "relay %s", s.cfg.Outbox.Name).
+		WithWhy("the replication slot does not exist; whether a checkpoint does could not be asked of Kafka").
+		WithFix("outbox-relay init, if this relay is new; else see docs/errors.md#obx-3101")
 }
 
 // onState shows the relay's state on the health page.
