@@ -30,7 +30,8 @@ test: ## unit tests, then real Postgres and real Kafka (at most 8 minutes)
 	@mkdir -p bin && : >"$$OUTBOX_TEST_SKIPPED"
 	@$(if $(RACE),,echo "the race detector: there is no C compiler" >>"$$OUTBOX_TEST_SKIPPED")
 	@$(MAKE) --no-print-directory unit real
-	@if [ -s "$$OUTBOX_TEST_SKIPPED" ]; then echo; echo "left out, for want of something on this machine:"; sort -u "$$OUTBOX_TEST_SKIPPED"; fi
+	@if [ -s "$$OUTBOX_TEST_SKIPPED" ]; then echo; echo "left out, by reason; names are in $(OUTBOX_TEST_SKIPPED):"; \
+	  sort -u "$$OUTBOX_TEST_SKIPPED" | sed 's/^[^ ]*: //' | sort | uniq -c; fi
 
 unit: ## tests that need no server; Postgres is used where it is found
 	$(GO) test $(RACE) -timeout 5m $(PACKAGES) ./test/arch ./test/docs

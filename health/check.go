@@ -57,7 +57,8 @@ func (c *checks) results(ctx context.Context) map[string]Result {
 	out := make([]chan Result, len(names))
 	for i, name := range names {
 		out[i] = make(chan Result, 1)
-		go func() { out[i] <- c.run(ctx, name) }()
+		check := c.byName[name] // a check that hangs is not to read the map after the answer
+		go func() { out[i] <- c.run(ctx, check) }()
 	}
 	last := make(map[string]Result, len(names))
 	for i, name := range names {
@@ -72,7 +73,7 @@ func (c *checks) results(ctx context.Context) map[string]Result {
 	return last
 }
 
-func (c *checks) run(ctx context.Context, name string) (r Result) {
+func (c *checks) run(ctx context.Context, check Check) (r Result) {
 	start := c.now()
 	defer func() {
 		// A check that panics is a finding, not the end of the relay.
@@ -94,7 +95,7 @@ func (c *checks) run(ctx context.Context, name string) (r Result) {
 			r.Facts = facts
 		}
 	}()
-	return c.byName[name](ctx)
+	return check(ctx)
 }
 
 // worse returns the worse of two words.

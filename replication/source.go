@@ -1,8 +1,10 @@
 package replication
 
 import (
+	"bufio"
 	"context"
 	"errors"
+	"io"
 	"net"
 	"os"
 	"sync/atomic"
@@ -164,12 +166,20 @@ func (s *Server) dialReplication(ctx context.Context) (*pgconn.PgConn, error) {
 	setParams(c, "outbox-relay "+s.cfg.Slot)
 	c.RuntimeParams["replication"] = "database"
 	c.MaxProtocolMessageBodyLen = s.cfg.MaxRowBytes
+	c.DialFunc = gulping(c.DialFunc)
+	c.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
+		return pgproto3.NewFrontend(bufio.NewReaderSize(r, readBuffer), w)
+	}
 	conn, err := pgconn.ConnectConfig(ctx, c)
 	if err != nil {
 		return nil, classifyConnect(err, "connect for replication to %s", s.describe())
 	}
 	return conn, nil
 }
+
+// readBuffer is what one read of the socket may bring; pgproto3's own buffer
+// takes 8 KiB.
+const readBuffer = 128 << 10
 
 // State returns what was found when the slot was taken.
 func (s *Source) State() State { return s.state }

@@ -12,6 +12,7 @@ import (
 	"github.com/rs/zerolog"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"github.com/twmb/franz-go/pkg/kversion"
 
@@ -129,6 +130,30 @@ func TestCheckpointTopicRefused(t *testing.T) {
 	}
 }
 
+// A broker that has just started may not know the topic yet: it is asked again,
+// past the client's memory of its answer.
+func TestCheckpointTopicComesLate(t *testing.T) {
+	r := newRig(t)
+	r.cfg.CheckpointTopic = "late"
+	asked := r.cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Metadata}, Topic: "late", Observe: true, Count: -1})
+	created := make(chan error, 1)
+	go func() {
+		if err := asked.Wait(t.Context(), 1); err != nil {
+			created <- err
+			return
+		}
+		created <- r.cluster.CreateTopic("late", 1, map[string]string{"cleanup.policy": "compact"})
+	}()
+	start := time.Now()
+	r.open(t)
+	if d := time.Since(start); d > 4*time.Second {
+		t.Errorf("seen only after %s", d)
+	}
+	if err := <-created; err != nil {
+		t.Error(err)
+	}
+}
+
 // Who has lost the slot must not fence who has it now.
 func TestOpenAsksForTheSlot(t *testing.T) {
 	lost := fault.New(fault.PostgresLost, "injected")
@@ -160,15 +185,42 @@ func TestOpenAsksForTheSlot(t *testing.T) {
 	}
 }
 
+// Below transaction.version 2 a late EndTxn can end the next transaction: the
+// relay works, and says so.
 func TestDegraded(t *testing.T) {
-	for _, tc := range []struct {
-		brokers  *kversion.Versions
-		degraded bool
-	}{{kversion.V4_0_0(), false}, {kversion.V3_8_0(), true}} {
-		r := newRig(t, kfake.MaxVersions(tc.brokers))
-		if _, s := r.open(t); s.Degraded != tc.degraded {
-			t.Errorf("%s: degraded is %t", tc.brokers.VersionGuess(), s.Degraded)
-		}
+	full := newRig(t)
+	if _, s := full.open(t); s.Degraded {
+		t.Error("brokers with transaction.version 2 count as degraded")
+	}
+	old := newRig(t, kfake.MaxVersions(kversion.V3_8_0()))
+	if _, s := old.open(t); !s.Degraded {
+		t.Error("brokers that do not know transaction.version count as good")
+	}
+	lowered := newRig(t)
+	lowered.lower(t, "transaction.version", 1)
+	if _, s := lowered.open(t); !s.Degraded {
+		t.Error("transaction.version 1 counts as good")
+	}
+}
+
+// lower sets a feature of the cluster to a lower level.
+func (r *rig) lower(t *testing.T, feature string, level int16) {
+	t.Helper()
+	cl, err := kgo.NewClient(r.opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	req := kmsg.NewPtrUpdateFeaturesRequest()
+	f := kmsg.NewUpdateFeaturesRequestFeatureUpdate()
+	f.Feature, f.MaxVersionLevel, f.AllowDowngrade, f.UpgradeType = feature, level, true, 3
+	req.FeatureUpdates = append(req.FeatureUpdates, f)
+	resp, err := req.RequestWith(t.Context(), cl)
+	if err == nil {
+		err = kerr.ErrorForCode(resp.ErrorCode)
+	}
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -236,8 +236,12 @@ func TestReadBackTimesOut(t *testing.T) {
 	r := newRig(t)
 	r.cfg.ReadBackTimeout = 200 * time.Millisecond
 	p, s := r.open(t)
+	start := time.Now()
 	if err := p.ReadBack(t.Context(), follow(s, 0)); !fault.Has(err, fault.ReadBackTimeout) {
 		t.Errorf("got %v", err)
+	}
+	if d := time.Since(start); d > 5*time.Second {
+		t.Errorf("given up after %s", d)
 	}
 }
 

@@ -24,6 +24,8 @@ import (
 	"time"
 
 	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/rs/zerolog"
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -34,6 +36,9 @@ import (
 	"github.com/holdwall/outbox-relay/replication"
 	"github.com/holdwall/outbox-relay/sink"
 )
+
+// insufficientPrivilege is a SQLSTATE.
+const insufficientPrivilege = "42501"
 
 // slotTimeout bounds the creation of the slot, which waits for every open
 // transaction of the server.
@@ -53,7 +58,7 @@ type Plan struct {
 // Statements returns the SQL of the plan, in order, for a server of the given
 // version (server_version_num).
 func (p *Plan) Statements(version int) ([]string, error) {
-	ddl, err := outbox.Schema(p.Table.String())
+	ddl, err := outbox.Schema(p.Table.SQL())
 	if err != nil {
 		return nil, fault.Wrap(err, fault.ConfigInvalid, "OUTBOX_TABLE")
 	}
@@ -92,6 +97,10 @@ func (p *Plan) Run(ctx context.Context) (Outcome, error) {
 	if err != nil {
 		return Outcome{}, err
 	}
+	id, err := srv.Identify(ctx)
+	if err != nil {
+		return Outcome{}, err
+	}
 	slot, err := srv.Slot(ctx)
 	exists := !fault.Has(err, fault.SlotMissing)
 	if err != nil && exists {
@@ -103,13 +112,19 @@ func (p *Plan) Run(ctx context.Context) (Outcome, error) {
 	case exists && slot.Active:
 		return Outcome{}, fault.New(fault.SlotHeld, "slot %s is held by %s", slot.Name, replication.WhoHolds(ctx, srv.Conn(), slot.ActivePID)).
 			WithFix("choose another OUTBOX_SLOT, or end that session: SELECT pg_terminate_backend(%d)", slot.ActivePID)
-	case exists && state.Intent == nil:
+	case exists && !p.intended(state.Intent, id):
 		return Outcome{}, fault.New(fault.CheckpointMissing, "slot %s exists, at %s, and topic %s has no checkpoint for relay %s",
 			slot.Name, slot.ConfirmedLSN, log.Topic, log.Name)
 	case !exists && state.Last != nil:
 		return Outcome{}, fault.New(fault.SlotMissing, "checkpoint %d at %s exists, and slot %s does not", state.Last.Seq, state.Last.Pos, p.Source.Slot)
 	}
-	return p.create(ctx, srv, slot, exists)
+	return p.create(ctx, srv, id, slot, exists)
+}
+
+// intended tells whether an earlier init meant exactly this slot: one of the
+// same name elsewhere is somebody else's.
+func (p *Plan) intended(i *checkpoint.Intent, id replication.Identity) bool {
+	return i != nil && i.Source.SystemID == id.SystemID && i.Source.Database == id.Database && i.Source.Slot == p.Source.Slot
 }
 
 // topicPatience is how long the brokers may take until all of them know a topic
@@ -134,13 +149,18 @@ func peek(ctx context.Context, log checkpoint.Log) (checkpoint.State, error) {
 }
 
 func (p *Plan) schema(ctx context.Context, srv *replication.Server) error {
-	ddl, err := outbox.Schema(p.Table.String())
+	ddl, err := outbox.Schema(p.Table.SQL())
 	if err != nil {
 		return fault.Wrap(err, fault.ConfigInvalid, "OUTBOX_TABLE")
 	}
 	var there bool
 	err = srv.Conn().QueryRow(ctx, `SELECT to_regclass($1) IS NOT NULL`, p.Table.SQL()).Scan(&there)
-	if err != nil {
+	var pg *pgconn.PgError
+	switch {
+	case errors.As(err, &pg) && pg.Code == insufficientPrivilege:
+		return fault.Wrap(err, fault.NoRight, "look up table %s", p.Table).
+			WithFix("have the owner run: GRANT USAGE ON SCHEMA %s TO %s;", pgx.Identifier{p.Source.Schema}.Sanitize(), pgx.Identifier{p.Source.Conn.User}.Sanitize())
+	case err != nil:
 		return fault.Wrap(err, fault.Unclassified, "look up table %s", p.Table)
 	}
 	if there {
@@ -188,11 +208,7 @@ func (p *Plan) publication(ctx context.Context, srv *replication.Server) error {
 }
 
 // create makes intent, publication, slot and first checkpoint.
-func (p *Plan) create(ctx context.Context, srv *replication.Server, slot replication.Slot, exists bool) (Outcome, error) {
-	id, err := srv.Identify(ctx)
-	if err != nil {
-		return Outcome{}, err
-	}
+func (p *Plan) create(ctx context.Context, srv *replication.Server, id replication.Identity, slot replication.Slot, exists bool) (Outcome, error) {
 	snk, sess, err := sink.Open(ctx, p.Sink, p.Kafka, p.Log, nil)
 	if err != nil {
 		return Outcome{}, err

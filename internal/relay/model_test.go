@@ -43,7 +43,7 @@ func play(t *testing.T, seed uint64, at func(step int) verdict) (steps int) {
 	synctest.Test(t, func(t *testing.T) {
 		rng := rand.New(rand.NewPCG(seed, 1))
 		w := newWorld(randomHistory(rng))
-		w.rng, w.parts = rng, 1+rng.IntN(4)
+		w.rng, w.parts, w.chatty = rng, 1+rng.IntN(4), true
 		w.at = func(point string) verdict {
 			steps++
 			v := at(steps)
@@ -91,7 +91,7 @@ func play(t *testing.T, seed uint64, at func(step int) verdict) (steps int) {
 // commit may be lost either way, or come late; a process may die or be cut off
 // from its slot while another takes over.
 func TestModelOneFaultAnywhere(t *testing.T) {
-	seeds := uint64(10)
+	seeds := uint64(6)
 	if testing.Short() {
 		seeds = 3
 	}
@@ -112,7 +112,7 @@ func TestModelOneFaultAnywhere(t *testing.T) {
 
 // The same with many faults in one life.
 func TestModelManyFaults(t *testing.T) {
-	seeds := uint64(3000)
+	seeds := uint64(1500)
 	if testing.Short() {
 		seeds = 300
 	}

@@ -53,8 +53,11 @@ func (r *Relay) session(soft, hard context.Context) error {
 	srcCtx, stopSource := context.WithCancelCause(ctx)
 	g.Go(fault.Guard(func() error { return src.Run(srcCtx) }))
 	g.Go(fault.Guard(func() error {
-		defer stopSource(errDrained)
-		return s.run(ctx, soft)
+		if err := s.run(ctx, soft); err != nil {
+			return err // the group stops the other; doing it here could hide the error
+		}
+		stopSource(errDrained)
+		return nil
 	}))
 	return undrained(g.Wait())
 }
@@ -106,8 +109,11 @@ func (s *session) run(ctx, soft context.Context) error {
 	gatherCtx, stopGathering := context.WithCancelCause(gctx)
 	g.Go(fault.Guard(func() error { return s.gather(gatherCtx, translator) }))
 	g.Go(fault.Guard(func() error {
-		defer stopGathering(errDrained)
-		return s.pump(gctx, drain)
+		if err := s.pump(gctx, drain); err != nil {
+			return err // as above
+		}
+		stopGathering(errDrained)
+		return nil
 	}))
 	return undrained(g.Wait())
 }

@@ -175,6 +175,24 @@ func TestRetryOrHalt(t *testing.T) {
 	}
 }
 
+// The failure that comes first is the one that counts: that it stops everything
+// else must not make it look like a stop. It is a race, so it is run often.
+func TestFailureIsNotHidden(t *testing.T) {
+	halt := fault.New(fault.CheckpointForked, "injected")
+	for _, point := range []string{"OpenSink", "Begin", "ReadBack", "Next"} {
+		for range 300 {
+			bubble(t, []int{1}, func(t *testing.T, w *world, r *Relay) {
+				w.errs[point] = []error{halt}
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				if err := r.Run(ctx); !fault.Has(err, fault.CheckpointForked) {
+					t.Fatalf("%s failed, and Run returned %v", point, err)
+				}
+			})
+		}
+	}
+}
+
 func TestStates(t *testing.T) {
 	bubble(t, []int{1}, func(t *testing.T, w *world, r *Relay) {
 		other := w.relay()

@@ -53,6 +53,7 @@ type world struct {
 	rng     *rand.Rand
 	parts   int // rows that the source hands over at most in one part
 	history []tx
+	chatty  bool // keepalives come at random
 
 	slot    pglogrepl.LSN // confirmed_flush
 	flushed pglogrepl.LSN // where the WAL ends; zero: behind the history

@@ -30,8 +30,10 @@ func TestCommitInDoubt(t *testing.T) {
 	rig.Real(t)
 	kafka, proxy := harness.NewProxiedKafka(t, harness.KafkaConfig{})
 	var tags []string
+	rounds, patience := 3, time.Minute
 	if tag := os.Getenv(buildEnv); tag != "" {
 		tags = append(tags, tag)
+		rounds, patience = 1, 10*time.Second // it will not catch up, or it need not
 	}
 	r := rig.New(t, rig.Config{Kafka: kafka, Bin: harness.BuildRelay(t, tags...)})
 	r.Init(t)
@@ -44,7 +46,7 @@ func TestCommitInDoubt(t *testing.T) {
 	// Two commits pass before each fault: a session that never commits anything
 	// is given longer and longer pauses, rightly.
 	outcomes := map[string]int{}
-	for round := range 3 {
+	for round := range rounds {
 		for _, fault := range []struct {
 			name  string
 			plant func() *harness.Rule
@@ -71,7 +73,7 @@ func TestCommitInDoubt(t *testing.T) {
 		await(t, rule.Seen(), "produce answer")
 	}
 	totals := stop()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	r.AwaitCaughtUp(ctx, t)
 	t.Logf("outcomes of the doubtful commits: %v; load: %s", outcomes, totals)
@@ -180,6 +182,9 @@ func TestWrongBuildsTurnRed(t *testing.T) {
 			cmd := exec.CommandContext(ctx, os.Args[0], "-test.run", "^TestCommitInDoubt$", "-test.v")
 			cmd.Env = append(os.Environ(), buildEnv+"="+tc.tag)
 			out, err := cmd.CombinedOutput()
+			if err == nil && strings.Contains(string(out), "--- SKIP: TestCommitInDoubt") {
+				t.Skip("there are no servers to prove it on") // noted by the run itself
+			}
 			if err == nil {
 				t.Fatalf("stays green:\n%s", out)
 			}
