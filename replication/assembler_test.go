@@ -90,9 +90,12 @@ func TestAssembler(t *testing.T) {
 		feed   [][]byte
 		want   string
 	}{
-		{"rows of the outbox only, ordinals of everything", replication.Resume{},
+		{
+			"rows of the outbox only, ordinals of everything",
+			replication.Resume{},
 			txn(0x20, 5, row(other, "x"), ev("a"), change(events), row(foreign, "y", ""), ev("b"), remove(events), truncate(other), ev("c")),
-			"20/a.2,b.5,c.8=28"},
+			"20/a.2,b.5,c.8=28",
+		},
 		{"no row of ours is an idle position", replication.Resume{}, txn(0x20, 5, row(other, "x"), row(foreign, "y", "")), "~28"},
 		{"an empty transaction is an idle position", replication.Resume{}, txn(0x20, 5), "~28"},
 		{"dropped: commit below the floor", replication.Resume{Floor: 0x28}, three, ""},
@@ -101,17 +104,29 @@ func TestAssembler(t *testing.T) {
 		{"an empty transaction below the floor is nothing", replication.Resume{Floor: 0x28}, txn(0x20, 5), ""},
 		{"cut after the first", replication.Resume{Floor: 0x10, CutLSN: 0x20, CutOrd: 1}, three, "20/b.2,c.3=28"},
 		{"cut after the last tells the end", replication.Resume{Floor: 0x10, CutLSN: 0x20, CutOrd: 3}, three, "20/=28"},
-		{"cut counts what is not ours", replication.Resume{Floor: 0x10, CutLSN: 0x20, CutOrd: 3},
-			txn(0x20, 5, change(other), ev("a"), row(foreign, "y", ""), ev("b")), "20/b.4=28"},
+		{
+			"cut counts what is not ours",
+			replication.Resume{Floor: 0x10, CutLSN: 0x20, CutOrd: 3},
+			txn(0x20, 5, change(other), ev("a"), row(foreign, "y", ""), ev("b")), "20/b.4=28",
+		},
 		{"cut right behind its predecessor", replication.Resume{Floor: 0x20, CutLSN: 0x20, CutOrd: 2}, three, "20/c.3=28"},
-		{"cut concerns its transaction only", replication.Resume{Floor: 0x10, CutLSN: 0x20, CutOrd: 2},
-			append(three, txn(0x30, 6, ev("d"))...), "20/c.3=28 30/d.1=38"},
-		{"messages, types and origins count nothing", replication.Resume{},
-			txn(0x20, 5, []byte("O\x00\x00\x00\x00\x00\x00\x00\x01up\x00"), []byte("M\x01"), []byte("Y\x00\x00\x00\x01s\x00t\x00"), ev("a")), "20/a.1=28"},
+		{
+			"cut concerns its transaction only",
+			replication.Resume{Floor: 0x10, CutLSN: 0x20, CutOrd: 2},
+			append(three, txn(0x30, 6, ev("d"))...), "20/c.3=28 30/d.1=38",
+		},
+		{
+			"messages, types and origins count nothing",
+			replication.Resume{},
+			txn(0x20, 5, []byte("O\x00\x00\x00\x00\x00\x00\x00\x01up\x00"), []byte("M\x01"), []byte("Y\x00\x00\x00\x01s\x00t\x00"), ev("a")), "20/a.1=28",
+		},
 		{"a message outside a transaction is passed over", replication.Resume{}, append([][]byte{[]byte("M\x00")}, txn(0x20, 5, ev("a"))...), "20/a.1=28"},
-		{"altered table makes a new part", replication.Resume{},
+		{
+			"altered table makes a new part",
+			replication.Resume{},
 			txn(0x20, 5, ev("a"), relation(events, "outbox", "events", "id", "payload", "key"), row(events, "b", "", ""), ev2("c")),
-			"20/a.1+ 20/b.2,c.3=28"},
+			"20/a.1+ 20/b.2,c.3=28",
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

@@ -71,8 +71,11 @@ func TestParseHistory(t *testing.T) {
 		bad           bool
 	}{
 		{"empty", "", nil, false},
-		{"as Postgres writes it", "1\t0/3000000\tno recovery target specified\n\n2\tA/BC\tbefore 2026-03-01 12:00:00+00\n",
-			[]replication.Switch{{Timeline: 1, At: 0x3000000}, {Timeline: 2, At: 0xA_0000_00BC}}, false},
+		{
+			"as Postgres writes it", "1\t0/3000000\tno recovery target specified\n\n2\tA/BC\tbefore 2026-03-01 12:00:00+00\n",
+			[]replication.Switch{{Timeline: 1, At: 0x3000000}, {Timeline: 2, At: 0xA_0000_00BC}},
+			false,
+		},
 		{"without a last newline", "1\t0/10\tx", []replication.Switch{{Timeline: 1, At: 0x10}}, false},
 		{"comments, which Postgres passes over", "# made by hand\n1\t0/10\tx\n   # more\n", []replication.Switch{{Timeline: 1, At: 0x10}}, false},
 		{"timeline is no number", "x\t0/10\ty\n", nil, true},

@@ -21,23 +21,37 @@ func TestDecode(t *testing.T) {
 		msg  []byte
 		want replication.Message
 	}{
-		{"begin", begin(0x1_0000_0010, noon, 742),
-			replication.Message{Kind: 'B', CommitLSN: 0x1_0000_0010, CommitTime: noon, XID: 742}},
-		{"begin before 2000", begin(1, time.Date(1999, 12, 31, 23, 59, 59, 1000, time.UTC), 1),
-			replication.Message{Kind: 'B', CommitLSN: 1, CommitTime: time.Date(1999, 12, 31, 23, 59, 59, 1000, time.UTC), XID: 1}},
-		{"commit", commit(0x10, 0x40, noon),
-			replication.Message{Kind: 'C', CommitLSN: 0x10, EndLSN: 0x40, CommitTime: noon}},
-		{"relation", relation(7, "outbox", "events", "id", "payload"),
+		{
+			"begin", begin(0x1_0000_0010, noon, 742),
+			replication.Message{Kind: 'B', CommitLSN: 0x1_0000_0010, CommitTime: noon, XID: 742},
+		},
+		{
+			"begin before 2000", begin(1, time.Date(1999, 12, 31, 23, 59, 59, 1000, time.UTC), 1),
+			replication.Message{Kind: 'B', CommitLSN: 1, CommitTime: time.Date(1999, 12, 31, 23, 59, 59, 1000, time.UTC), XID: 1},
+		},
+		{
+			"commit", commit(0x10, 0x40, noon),
+			replication.Message{Kind: 'C', CommitLSN: 0x10, EndLSN: 0x40, CommitTime: noon},
+		},
+		{
+			"relation", relation(7, "outbox", "events", "id", "payload"),
 			replication.Message{Kind: 'R', RelationID: 7, Relation: &replication.Relation{
 				ID: 7, Schema: "outbox", Name: "events",
 				Columns: []replication.Column{{Name: "id", TypeOID: 25, Key: true}, {Name: "payload", TypeOID: 25}},
-			}}},
-		{"relation without columns", relation(7, "outbox", "events"),
-			replication.Message{Kind: 'R', RelationID: 7, Relation: &replication.Relation{ID: 7, Schema: "outbox", Name: "events"}}},
-		{"insert", insert(7, []byte("a"), nil, []byte{}, []byte("b")),
-			replication.Message{Kind: 'I', RelationID: 7, Values: [][]byte{[]byte("a"), nil, {}, []byte("b")}}},
-		{"insert that ends with an empty text", insert(7, []byte{}),
-			replication.Message{Kind: 'I', RelationID: 7, Values: [][]byte{{}}}},
+			}},
+		},
+		{
+			"relation without columns", relation(7, "outbox", "events"),
+			replication.Message{Kind: 'R', RelationID: 7, Relation: &replication.Relation{ID: 7, Schema: "outbox", Name: "events"}},
+		},
+		{
+			"insert", insert(7, []byte("a"), nil, []byte{}, []byte("b")),
+			replication.Message{Kind: 'I', RelationID: 7, Values: [][]byte{[]byte("a"), nil, {}, []byte("b")}},
+		},
+		{
+			"insert that ends with an empty text", insert(7, []byte{}),
+			replication.Message{Kind: 'I', RelationID: 7, Values: [][]byte{{}}},
+		},
 		{"insert without columns", insert(7), replication.Message{Kind: 'I', RelationID: 7}},
 		{"update", change(7), replication.Message{Kind: 'U', RelationID: 7}},
 		{"delete", remove(7), replication.Message{Kind: 'D', RelationID: 7}},

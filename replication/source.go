@@ -50,6 +50,7 @@ type Source struct {
 
 	server *Server
 	conn   *pgconn.PgConn
+	pid    uint32 // of the walsender
 	state  State
 	tick   time.Duration
 
@@ -154,7 +155,7 @@ func (s *Source) start(ctx context.Context) error {
 		_ = conn.Close(ctx)
 		return classify(err, fault.SlotMissing, "start replication from slot %s", s.cfg.Slot)
 	}
-	s.conn = conn
+	s.conn, s.pid = conn, conn.PID()
 	return nil
 }
 

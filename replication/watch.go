@@ -87,6 +87,30 @@ func (s *Source) watch(ctx context.Context) error {
 	}
 }
 
+// Alive asks the server, over a connection of its own, whether this session
+// still holds the slot. Who has lost it must not fence the one who has it now.
+// It may be called from any goroutine while Run runs.
+func (s *Source) Alive(ctx context.Context) error {
+	ask := Server{cfg: s.cfg, host: s.server.host}
+	if err := ask.dial(ctx); err != nil {
+		return err
+	}
+	defer ask.Close()
+	slot, err := ask.slot(ctx)
+	if err != nil {
+		return err
+	}
+	return s.holds(slot)
+}
+
+// holds compares who streams from the slot with this session.
+func (s *Source) holds(slot Slot) error {
+	if slot.ActivePID != int(s.pid) {
+		return fault.New(fault.PostgresLost, "slot %s is no longer held by this session", slot.Name)
+	}
+	return nil
+}
+
 // recheck compares the server with what the session began with.
 func (s *Source) recheck(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, s.answerTimeout)
@@ -95,8 +119,8 @@ func (s *Source) recheck(ctx context.Context) error {
 	if err == nil {
 		s.heard.Store(time.Now().UnixNano())
 		s.metrics.slot(slot)
-		if slot.ActivePID != int(s.conn.PID()) {
-			return fault.New(fault.PostgresLost, "slot %s is no longer held by this session", slot.Name)
+		if err := s.holds(slot); err != nil {
+			return err
 		}
 		var hash string
 		hash, err = s.server.probePublication(ctx)

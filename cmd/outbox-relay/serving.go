@@ -32,6 +32,9 @@ type service struct {
 	opts  serveOptions
 	// guarantee is what the brokers allow to be promised, of the newest session.
 	guarantee atomic.Value
+	// alive asks whether the newest source still holds the slot. It is set and
+	// used by one session after another.
+	alive func(context.Context) error
 }
 
 // guaranteeOf is full with transaction.version 2, where an EndTxn cannot end
@@ -123,7 +126,9 @@ func (s *service) build() (*relay.Relay, error) {
 	r := &relay.Relay{
 		OpenSource: func(ctx context.Context) (relay.Source, error) { return s.openSource(ctx, src) },
 		OpenSink: func(ctx context.Context) (relay.Sink, sink.Session, error) {
-			p, sess, err := sink.Open(ctx, s.sinkConfig(), opts, s.log, s.sink)
+			c := s.sinkConfig()
+			c.Alive = s.alive
+			p, sess, err := sink.Open(ctx, c, opts, s.log, s.sink)
 			if err != nil {
 				s.kafka.Denied(err)
 				return nil, sess, err
@@ -157,6 +162,7 @@ func (s *service) build() (*relay.Relay, error) {
 func (s *service) openSource(ctx context.Context, cfg replication.Config) (relay.Source, error) {
 	src, err := replication.Open(ctx, cfg, s.log, s.source)
 	if err == nil {
+		s.alive = src.Alive
 		return src, nil
 	}
 	code := fault.CodeOf(err)
@@ -174,6 +180,7 @@ func (s *service) openSource(ctx context.Context, cfg replication.Config) (relay
 		if err != nil {
 			return nil, err
 		}
+		s.alive = src.Alive
 		return src, nil
 	case code == fault.SlotMissing:
 		return nil, s.explainMissing(ctx, err)

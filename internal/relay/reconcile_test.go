@@ -88,18 +88,24 @@ func TestReconcile(t *testing.T) {
 			s.st.Timeline, s.st.FlushLSN = 1, 0x500
 		}}, code: fault.OldPrimary},
 
-		{row: "6", name: "failover behind the checkpoint", change: []func(*situation){promoted(0x700)},
-			resume: replication.Resume{Floor: 0x600}, pos: checkpoint.Position{Timeline: 3, CommitLSN: 0x480, EndLSN: 0x600}},
-		{row: "6", name: "failover exactly at the checkpoint", change: []func(*situation){promoted(0x600)},
-			resume: replication.Resume{Floor: 0x600}, pos: checkpoint.Position{Timeline: 3, CommitLSN: 0x480, EndLSN: 0x600}},
+		{
+			row: "6", name: "failover behind the checkpoint", change: []func(*situation){promoted(0x700)},
+			resume: replication.Resume{Floor: 0x600}, pos: checkpoint.Position{Timeline: 3, CommitLSN: 0x480, EndLSN: 0x600},
+		},
+		{
+			row: "6", name: "failover exactly at the checkpoint", change: []func(*situation){promoted(0x600)},
+			resume: replication.Resume{Floor: 0x600}, pos: checkpoint.Position{Timeline: 3, CommitLSN: 0x480, EndLSN: 0x600},
+		},
 		{row: "6", name: "failover before the checkpoint", change: []func(*situation){promoted(0x5F8)}, code: fault.Diverged, says: "(0/5F8, 0/600]"},
 		{row: "6", name: "two failovers, the first behind the checkpoint", change: []func(*situation){promoted(0x700), func(s *situation) {
 			s.st.Timeline = 4
 			s.st.Switches = append(s.st.Switches, replication.Switch{Timeline: 3, At: 0x100000})
 		}}, resume: replication.Resume{Floor: 0x600}, pos: checkpoint.Position{Timeline: 4, CommitLSN: 0x480, EndLSN: 0x600}},
 		{row: "6", name: "not a descendant", change: []func(*situation){func(s *situation) { s.st.Timeline = 3 }}, code: fault.Diverged, says: "does not descend"},
-		{row: "6", name: "failover behind a cut transaction", change: []func(*situation){cutAt, promoted(0x790)},
-			resume: cutResume, pos: checkpoint.Position{Timeline: 3, CommitLSN: 0x780, EndLSN: 0x600, Ordinal: 40}},
+		{
+			row: "6", name: "failover behind a cut transaction", change: []func(*situation){cutAt, promoted(0x790)},
+			resume: cutResume, pos: checkpoint.Position{Timeline: 3, CommitLSN: 0x780, EndLSN: 0x600, Ordinal: 40},
+		},
 		{row: "6", name: "failover lost the commit of a cut transaction", change: []func(*situation){cutAt, promoted(0x780)}, code: fault.Diverged},
 
 		{row: "10", name: "gap", change: []func(*situation){func(s *situation) { s.st.Slot.ConfirmedLSN = 0x700 }}, code: fault.Gap, says: "256 bytes ahead"},
@@ -115,10 +121,12 @@ func TestReconcile(t *testing.T) {
 		{row: "10", name: "accepted, but there is no gap", change: []func(*situation){func(s *situation) {
 			s.accept = &Gap{Checkpoint: 0x600, Slot: 0x700}
 		}}, resume: replication.Resume{Floor: 0x600}, pos: complete},
-		{row: "10", name: "gap accepted before a cut transaction, which comes again", change: []func(*situation){cutAt, func(s *situation) {
-			s.st.Slot.ConfirmedLSN, s.accept = 0x700, &Gap{Checkpoint: 0x600, Slot: 0x700}
-		}}, resume: replication.Resume{Floor: 0x700, CutLSN: 0x780, CutOrd: 40, WitnessLSN: 0x780, WitnessXID: 78},
-			pos: checkpoint.Position{Timeline: 2, CommitLSN: 0x780, EndLSN: 0x700, Ordinal: 40}, override: "accept-gap 0/600:0/700"},
+		{
+			row: "10", name: "gap accepted before a cut transaction, which comes again", change: []func(*situation){cutAt, func(s *situation) {
+				s.st.Slot.ConfirmedLSN, s.accept = 0x700, &Gap{Checkpoint: 0x600, Slot: 0x700}
+			}}, resume: replication.Resume{Floor: 0x700, CutLSN: 0x780, CutOrd: 40, WitnessLSN: 0x780, WitnessXID: 78},
+			pos: checkpoint.Position{Timeline: 2, CommitLSN: 0x780, EndLSN: 0x700, Ordinal: 40}, override: "accept-gap 0/600:0/700",
+		},
 		{row: "10", name: "gap accepted over the rest of a cut transaction", change: []func(*situation){cutAt, func(s *situation) {
 			s.st.Slot.ConfirmedLSN, s.accept = 0x800, &Gap{Checkpoint: 0x600, Slot: 0x800}
 		}}, resume: replication.Resume{Floor: 0x800}, pos: checkpoint.Position{Timeline: 2, CommitLSN: 0x780, EndLSN: 0x800}, override: "accept-gap 0/600:0/800"},
@@ -127,22 +135,30 @@ func TestReconcile(t *testing.T) {
 			s.st.FlushLSN, s.st.Slot.ConfirmedLSN = 0x5FF, 0x500
 		}}, code: fault.LSNBackwards, says: "0/5FF"},
 		{row: "11", name: "the WAL ends before the commit of a cut transaction", change: []func(*situation){cutAt, func(s *situation) { s.st.FlushLSN = 0x780 }}, code: fault.LSNBackwards},
-		{row: "11", name: "the WAL ends at the checkpoint", change: []func(*situation){func(s *situation) { s.st.FlushLSN = 0x600 }},
-			resume: replication.Resume{Floor: 0x600}, pos: complete},
+		{
+			row: "11", name: "the WAL ends at the checkpoint", change: []func(*situation){func(s *situation) { s.st.FlushLSN = 0x600 }},
+			resume: replication.Resume{Floor: 0x600}, pos: complete,
+		},
 
 		{row: "12", name: "slot at the checkpoint", resume: replication.Resume{Floor: 0x600}, pos: complete},
 		{row: "12", name: "slot behind the last transaction", change: []func(*situation){func(s *situation) { s.st.Slot.ConfirmedLSN = 0x300 }}, resume: witness, pos: complete},
 		{row: "12", name: "slot at the commit record of the last transaction", change: []func(*situation){func(s *situation) { s.st.Slot.ConfirmedLSN = 0x480 }}, resume: witness, pos: complete},
-		{row: "12", name: "slot past the start of that commit record", change: []func(*situation){func(s *situation) { s.st.Slot.ConfirmedLSN = 0x481 }},
-			resume: replication.Resume{Floor: 0x600}, pos: complete},
+		{
+			row: "12", name: "slot past the start of that commit record", change: []func(*situation){func(s *situation) { s.st.Slot.ConfirmedLSN = 0x481 }},
+			resume: replication.Resume{Floor: 0x600}, pos: complete,
+		},
 		{row: "12", name: "no transaction yet", change: []func(*situation){func(s *situation) {
 			s.c.LastTx, s.c.Pos.CommitLSN, s.st.Slot.ConfirmedLSN = checkpoint.Transaction{}, 0, 0x300
 		}}, resume: replication.Resume{Floor: 0x600}, pos: checkpoint.Position{Timeline: 2, EndLSN: 0x600}},
 		{row: "12", name: "inside a cut transaction", change: []func(*situation){cutAt}, resume: cutResume, pos: cut},
-		{row: "12", name: "options changed between transactions", change: []func(*situation){func(s *situation) { s.st.OptionsHash = "i" }},
-			resume: replication.Resume{Floor: 0x600}, pos: complete},
-		{row: "12", name: "options changed inside a cut transaction", change: []func(*situation){cutAt, func(s *situation) { s.st.OptionsHash = "i" }},
-			code: fault.CutChanged, says: "change 40"},
+		{
+			row: "12", name: "options changed between transactions", change: []func(*situation){func(s *situation) { s.st.OptionsHash = "i" }},
+			resume: replication.Resume{Floor: 0x600}, pos: complete,
+		},
+		{
+			row: "12", name: "options changed inside a cut transaction", change: []func(*situation){cutAt, func(s *situation) { s.st.OptionsHash = "i" }},
+			code: fault.CutChanged, says: "change 40",
+		},
 		{row: "12", name: "options changed inside a cut transaction with a gap before it", change: []func(*situation){cutAt, func(s *situation) {
 			s.st.OptionsHash = "i"
 			s.st.Slot.ConfirmedLSN, s.accept = 0x700, &Gap{Checkpoint: 0x600, Slot: 0x700}

@@ -51,8 +51,12 @@ func TestCommitInDoubt(t *testing.T) {
 			name  string
 			plant func() *harness.Rule
 		}{
-			{"answer dropped", func() *harness.Rule { return proxy.DropAnswer(kmsg.EndTxn, harness.Matching(harness.Commits), harness.After(2)) }},
-			{"request dropped", func() *harness.Rule { return proxy.DropRequest(kmsg.EndTxn, harness.Matching(harness.Commits), harness.After(2)) }},
+			{"answer dropped", func() *harness.Rule {
+				return proxy.DropAnswer(kmsg.EndTxn, harness.Matching(harness.Commits), harness.After(2))
+			}},
+			{"request dropped", func() *harness.Rule {
+				return proxy.DropRequest(kmsg.EndTxn, harness.Matching(harness.Commits), harness.After(2))
+			}},
 		} {
 			straddler := begin(t, r, fmt.Sprintf("straddler-%d-%s", round, fault.name))
 			doubted, resumed, ok := doubt(t, relay, fault.plant)
