@@ -72,3 +72,6 @@ func DrainBytes(wire []byte, cfg Config, emit func(*Tx)) error {
 func (s *Source) Watchful(recheck, answer, patience time.Duration) {
 	s.recheckInterval, s.answerTimeout, s.patience = recheck, answer, patience
 }
+
+// Gulping wraps a dial function.
+var Gulping = gulping

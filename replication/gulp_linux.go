@@ -18,10 +18,10 @@ const (
 	// gulpWait bounds how long less than a gulp may wait. The poller counts in
 	// milliseconds.
 	gulpWait = time.Millisecond
-	// busyReads small reads within busySpan begin to gulp: 16,000 rows a
+	// busyReads small reads within busySpan begin to gulp: 4,000 wake-ups a
 	// second. Slower streams are read as they come.
-	busyReads = 16
-	busySpan  = time.Millisecond
+	busyReads = 32
+	busySpan  = 8 * time.Millisecond
 )
 
 // gulper is a TCP connection that gulps. Read and SetReadDeadline are called by
