@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -18,10 +19,16 @@ import (
 	"github.com/holdwall/outbox-relay/test/rig"
 )
 
-const (
-	rows = 1_000_000
-	runs = 5
-)
+const runs = 5
+
+// rows is the size of the backlog; OUTBOX_BENCH_ROWS makes it smaller, for a
+// quick look.
+var rows = func() int {
+	if n, err := strconv.Atoi(os.Getenv("OUTBOX_BENCH_ROWS")); err == nil {
+		return n
+	}
+	return 1_000_000
+}()
 
 // The payload: a jsonb object of seven keys, about 200 bytes in text form.
 var fill = []string{
@@ -77,9 +84,9 @@ func drain(t *testing.T, perTransaction int) {
 		if i == 0 {
 			continue // warms caches and the broker's compiler
 		}
-		baseline, relay, ratio = append(baseline, rows/a.Seconds()), append(relay, rows/b.Seconds()), append(ratio, a.Seconds()/b.Seconds())
+		baseline, relay, ratio = append(baseline, rate(a)), append(relay, rate(b)), append(ratio, a.Seconds()/b.Seconds())
 		peak = max(peak, rss)
-		t.Logf("run %d: pg_recvlogical %.0f rows/s, relay %.0f rows/s, ratio %.2f, relay peak RSS %d MiB", i, rows/a.Seconds(), rows/b.Seconds(), a.Seconds()/b.Seconds(), rss>>20)
+		t.Logf("run %d: pg_recvlogical %.0f rows/s, relay %.0f rows/s, ratio %.2f, relay peak RSS %d MiB", i, rate(a), rate(b), a.Seconds()/b.Seconds(), rss>>20)
 	}
 	t.Logf("%d rows in transactions of %d, median of %d: pg_recvlogical %.0f rows/s, relay %.0f rows/s, ratio of medians %.2f, median of ratios %.2f; peak RSS %d MiB",
 		rows, perTransaction, runs, median(baseline), median(relay), median(relay)/median(baseline), median(ratio), peak>>20)
@@ -141,7 +148,7 @@ func serve(t *testing.T, r *rig.Rig) (took time.Duration, rss int64) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			done = done || ck.RowsTotal >= rows && !ck.Pos.Cut()
+			done = done || ck.RowsTotal >= uint64(rows) && !ck.Pos.Cut()
 		}
 	}
 	took = time.Since(start)
@@ -176,6 +183,8 @@ func peakRSS(t *testing.T, pid int) int64 {
 	t.Fatal("no VmHWM")
 	return 0
 }
+
+func rate(d time.Duration) float64 { return float64(rows) / d.Seconds() }
 
 func median(v []float64) float64 {
 	s := slices.Sorted(slices.Values(v))
