@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 	"net"
 	"os"
 	"sync/atomic"
@@ -61,7 +62,11 @@ type Source struct {
 
 	confirmed atomic.Uint64 // what Postgres may be told
 	stopping  atomic.Bool   // the server refuses new connections
+	orphaned  atomic.Bool   // the walsender has left: what is in the stream is only its reason
 	heard     atomic.Int64  // last sign of life on either connection, in Unix nanoseconds
+
+	ended  chan struct{} // closed when Run has ended, with endErr
+	endErr error
 
 	recheckInterval, answerTimeout time.Duration
 	patience                       time.Duration // how long there may be no sign of life
@@ -87,7 +92,7 @@ func Open(ctx context.Context, cfg Config, log zerolog.Logger, metrics *Metrics)
 	}
 	s := &Source{
 		cfg: cfg, log: log, metrics: metrics, server: srv,
-		resumed: make(chan struct{}), queue: newQueue(cfg.QueueBytes),
+		resumed: make(chan struct{}), ended: make(chan struct{}), queue: newQueue(cfg.QueueBytes),
 		recheckInterval: defaultRecheck, answerTimeout: defaultAnswer,
 	}
 	if err := s.acquire(ctx); err != nil {
@@ -245,6 +250,8 @@ func (s *Source) Run(ctx context.Context) error {
 		err = context.Cause(ctx)
 	}
 	s.queue.close(err)
+	s.endErr = err
+	close(s.ended)
 	if s.conn != nil && !s.conn.IsClosed() {
 		_ = s.status()
 		crash.Point(crash.DrainDone)
@@ -279,6 +286,9 @@ func (s *Source) read(ctx context.Context) error {
 			case <-s.resumed:
 				a = newAssembler(s.cfg.Schema, s.cfg.Table, s.resume, s.metrics, func(tx *Tx) { s.queue.put(tx) })
 			default:
+				if s.orphaned.Load() {
+					a = newAssembler(s.cfg.Schema, s.cfg.Table, Resume{Floor: math.MaxUint64}, nil, func(*Tx) {})
+				}
 			}
 		}
 		if a == nil || !s.queue.hasRoom() {

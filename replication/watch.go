@@ -100,15 +100,25 @@ func (s *Source) Alive(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return s.holds(slot)
+	if s.holds(slot) {
+		return nil
+	}
+	// Why the walsender left stands in the stream, which nobody has read yet.
+	s.orphaned.Store(true)
+	select {
+	case <-s.ended:
+		return s.endErr
+	case <-time.After(s.answerTimeout):
+	case <-ctx.Done():
+	}
+	return s.lost(slot)
 }
 
-// holds compares who streams from the slot with this session.
-func (s *Source) holds(slot Slot) error {
-	if slot.ActivePID != int(s.pid) {
-		return fault.New(fault.PostgresLost, "slot %s is no longer held by this session", slot.Name)
-	}
-	return nil
+// holds tells whether the slot is streamed from by this session.
+func (s *Source) holds(slot Slot) bool { return slot.ActivePID == int(s.pid) }
+
+func (s *Source) lost(slot Slot) error {
+	return fault.New(fault.PostgresLost, "slot %s is no longer held by this session", slot.Name)
 }
 
 // recheck compares the server with what the session began with.
@@ -119,8 +129,8 @@ func (s *Source) recheck(ctx context.Context) error {
 	if err == nil {
 		s.heard.Store(time.Now().UnixNano())
 		s.metrics.slot(slot)
-		if err := s.holds(slot); err != nil {
-			return err
+		if !s.holds(slot) && s.orphaned.Swap(true) {
+			return s.lost(slot) // and the stream has not said why since the last look
 		}
 		var hash string
 		hash, err = s.server.probePublication(ctx)
