@@ -55,7 +55,9 @@ func inspectSlot(ctx context.Context, cfg config.Config, out io.Writer, format s
 	return withServer(ctx, cfg, log, func(p *parts, srv *replication.Server) error {
 		slot, err := replication.Inspect(ctx, srv.Conn(), cfg.Outbox.Slot)
 		if errors.Is(err, replication.ErrNoSlot) {
-			return fault.New(fault.SlotMissing, "slot %s on %s", cfg.Outbox.Slot, srv.Describe())
+			return fault.New(fault.SlotMissing, "slot %s on %s", cfg.Outbox.Slot, srv.Describe()).
+				WithWhy("there is no slot of this name").
+				WithFix("outbox-relay slot list; outbox-relay init, if this relay is new")
 		}
 		if err != nil {
 			return fault.Wrap(err, fault.PostgresLost, "inspect slot")

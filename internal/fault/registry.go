@@ -41,7 +41,6 @@ var (
 	SlotsExhausted      = code("OBX-3105", "slots_exhausted", Halt, "Postgres has no free replication slot or walsender", "raise max_replication_slots and max_wal_senders")
 	WALDecode           = code("OBX-3110", "wal_decode", Halt, "a replication message could not be read", "report it with the position; nothing was skipped")
 	RowUnreadable       = code("OBX-3111", "row_unreadable", Halt, "a row is larger than the relay is allowed to read", "raise OUTBOX_MAX_ROW_BYTES")
-	Truncated           = code("OBX-3112", "relation_changed", Halt, "the outbox table changed shape inside the stream", "see the message")
 
 	NotInitialised    = code("OBX-4001", "not_initialised", Halt, "neither slot nor checkpoint exist", "outbox-relay init")
 	CheckpointMissing = code("OBX-4002", "checkpoint_missing", Halt, "the slot exists but its checkpoint does not: wrong cluster, wrong topic, or the topic was deleted", "check KAFKA_BROKERS, KAFKA_CHECKPOINT_TOPIC and OUTBOX_NAME; if the checkpoint is really gone: docs/errors.md#obx-4002")

@@ -17,6 +17,7 @@ type Metrics struct {
 	latency    prometheus.Histogram
 	letters    *prometheus.CounterVec
 	position   prometheus.Gauge // when the newest checkpoint was read back
+	degraded   prometheus.Gauge
 }
 
 // NewMetrics registers the metrics of the pump.
@@ -39,6 +40,9 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		letters: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "outbox_dlq_records_total", Help: "Rows that became dead letters.",
 		}, []string{"reason", "stage"}),
+		degraded: f.NewGauge(prometheus.GaugeOpts{
+			Name: "outbox_guarantee_degraded", Help: "1 while the brokers lack transaction.version 2, without which a delayed EndTxn can end another transaction.",
+		}),
 		position: f.NewGauge(prometheus.GaugeOpts{
 			Name: "outbox_checkpoint_timestamp_seconds", Help: "When the newest checkpoint was read back from Kafka.",
 		}),
@@ -66,6 +70,17 @@ func (m *Metrics) state(now State) {
 		m.leader.Set(1)
 	} else {
 		m.leader.Set(0)
+	}
+}
+
+func (m *Metrics) guarantee(degraded bool) {
+	if m == nil {
+		return
+	}
+	if degraded {
+		m.degraded.Set(1)
+	} else {
+		m.degraded.Set(0)
 	}
 }
 

@@ -104,6 +104,7 @@ func (s *session) run(ctx, soft context.Context) error {
 		s.accepted = true
 	}
 	s.src.Resume(from.resume)
+	s.Metrics.guarantee(s.info.Degraded)
 	s.state(Streaming, nil)
 	g, gctx := errgroup.WithContext(ctx)
 	gatherCtx, stopGathering := context.WithCancelCause(gctx)
