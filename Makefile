@@ -41,7 +41,7 @@ real: ## delivery claims on real Postgres and real Apache Kafka
 	OUTBOX_TEST_REAL=1 $(GO) test $(RACE) -count=1 -p 1 -timeout 8m ./test/harness ./test/load ./test/e2e ./test/chaos
 
 chaos: ## 200 SIGKILLs under load with two replicas, and one at every crash point
-	OUTBOX_TEST_REAL=1 OUTBOX_CHAOS_KILLS=200 $(GO) test -count=1 -timeout 60m -v -run 'Chaos|Crash' ./test/chaos
+	OUTBOX_TEST_REAL=1 OUTBOX_CHAOS_KILLS=200 $(GO) test -count=1 -timeout 60m -v -run 'Chaos|Crash|Killed' ./test/chaos
 
 bench: ## throughput and memory against pg_recvlogical, alternating runs
 	OUTBOX_TEST_REAL=1 $(GO) test -count=1 -timeout 60m -v -run '^TestBench' ./test/bench

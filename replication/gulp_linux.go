@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync"
 	"syscall"
 	"time"
 
@@ -24,16 +25,18 @@ const (
 	busySpan  = 8 * time.Millisecond
 )
 
-// gulper is a TCP connection that gulps. Read and SetReadDeadline are called by
-// one goroutine.
+// gulper is a TCP connection that gulps. Read is called by one goroutine; the
+// deadlines may be set by another, as the driver does when a context ends.
 type gulper struct {
 	*net.TCPConn
 	raw syscall.RawConn
 
+	mu       sync.Mutex
 	deadline time.Time // the caller's
-	gulps    bool
-	small    int       // small reads since span began
-	span     time.Time // of the count
+
+	gulps bool
+	small int       // small reads since span began
+	span  time.Time // of the count
 }
 
 func newGulper(conn *net.TCPConn) net.Conn {
@@ -46,14 +49,25 @@ func newGulper(conn *net.TCPConn) net.Conn {
 
 // SetDeadline implements net.Conn.
 func (g *gulper) SetDeadline(t time.Time) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	g.deadline = t
 	return g.TCPConn.SetDeadline(t)
 }
 
 // SetReadDeadline implements net.Conn.
 func (g *gulper) SetReadDeadline(t time.Time) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	g.deadline = t
 	return g.TCPConn.SetReadDeadline(t)
+}
+
+// putBack ends a deadline of our own.
+func (g *gulper) putBack() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.TCPConn.SetReadDeadline(g.deadline)
 }
 
 // Read implements io.Reader. While gulping it returns when a gulp is there, or
@@ -97,7 +111,7 @@ func (g *gulper) wait(b []byte) (n int, err error) {
 		n, err = unix.Read(int(fd), b)
 		return true
 	})
-	derr := g.TCPConn.SetReadDeadline(g.deadline)
+	derr := g.putBack()
 	switch {
 	case rerr != nil:
 		return 0, rerr
