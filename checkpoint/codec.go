@@ -10,9 +10,16 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// formatVersion is written into every record. A reader accepts this version
-// and older ones; the golden files under testdata hold one record of each.
-const formatVersion = 1
+// formatVersion is the newest that a reader knows; it accepts older ones. The
+// golden files under testdata hold one record of each. What is written is the
+// oldest version that says everything: 2 only while keys are parked, because a
+// program that cannot see those would send their events on, so that one which
+// never parked can go back to its predecessor.
+const (
+	formatVersion = 2
+	parkedVersion = 2
+	plainVersion  = 1
+)
 
 // Kind tells the three sorts of record in the checkpoint topic apart.
 type Kind uint8
@@ -105,6 +112,17 @@ type wireCheckpoint struct {
 	Version     string           `json:"relay_version,omitempty"`
 	Time        time.Time        `json:"time"`
 	Override    string           `json:"override,omitempty"`
+	Parked      []wireParked     `json:"parked,omitempty"`
+}
+
+type wireParked struct {
+	Hash      string `json:"key"`
+	Timeline  int32  `json:"timeline"`
+	LSN       string `json:"commit_lsn"`
+	Ordinal   uint64 `json:"ordinal"`
+	Letters   uint64 `json:"letters"`
+	Partition int32  `json:"partition,omitempty"`
+	Offset    int64  `json:"offset"`
 }
 
 type wireBarrier struct {
@@ -129,7 +147,7 @@ func (c Checkpoint) Record(topic, name string) (*kgo.Record, error) {
 		return nil, fmt.Errorf("encode checkpoint: %w", err)
 	}
 	w := wireCheckpoint{
-		V: formatVersion, Seq: c.Seq, SessionID: c.SessionID, SessionNo: c.SessionNo,
+		V: plainVersion, Seq: c.Seq, SessionID: c.SessionID, SessionNo: c.SessionNo,
 		Pos: wirePosition{
 			Timeline: c.Pos.Timeline, CommitLSN: c.Pos.CommitLSN.String(),
 			EndLSN: c.Pos.EndLSN.String(), Ordinal: c.Pos.Ordinal,
@@ -148,19 +166,25 @@ func (c Checkpoint) Record(topic, name string) (*kgo.Record, error) {
 			w.LastTx.CommitTime = &t
 		}
 	}
+	for _, k := range c.Parked {
+		w.V = parkedVersion
+		w.Parked = append(w.Parked, wireParked{
+			Hash: k.Hash, Timeline: k.Timeline, LSN: k.LSN.String(), Ordinal: k.Ordinal, Letters: k.Letters, Partition: k.Partition, Offset: k.Offset,
+		})
+	}
 	return record(topic, name+laneSuffix, w)
 }
 
 // Record returns the barrier as the record to be produced to topic.
 func (b Barrier) Record(topic, name string) (*kgo.Record, error) {
 	return record(topic, name+sessionSuffix, wireBarrier{
-		V: formatVersion, SessionID: b.SessionID, Host: b.Host, PID: b.PID, Version: b.Version, Time: b.Time.UTC(),
+		V: plainVersion, SessionID: b.SessionID, Host: b.Host, PID: b.PID, Version: b.Version, Time: b.Time.UTC(),
 	})
 }
 
 // Record returns the intent as the record to be produced to topic.
 func (i Intent) Record(topic, name string) (*kgo.Record, error) {
-	return record(topic, name+initSuffix, wireIntent{V: formatVersion, Source: wireSource(i.Source), Time: i.Time.UTC()})
+	return record(topic, name+initSuffix, wireIntent{V: plainVersion, Source: wireSource(i.Source), Time: i.Time.UTC()})
 }
 
 func record(topic, key string, value any) (*kgo.Record, error) {
@@ -200,6 +224,11 @@ func Decode(rec *kgo.Record) (Checkpoint, error) {
 		if tx.CommitTime != nil {
 			c.LastTx.CommitTime = *tx.CommitTime
 		}
+	}
+	for _, k := range w.Parked {
+		c.Parked = append(c.Parked, ParkedKey{
+			Hash: k.Hash, Timeline: k.Timeline, LSN: lsn(k.LSN), Ordinal: k.Ordinal, Letters: k.Letters, Partition: k.Partition, Offset: k.Offset,
+		})
 	}
 	if bad != nil {
 		return Checkpoint{}, bad

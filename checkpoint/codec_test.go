@@ -46,6 +46,16 @@ func cut() checkpoint.Checkpoint {
 	return c
 }
 
+// parked is a checkpoint of a relay that holds keys back.
+func parked() checkpoint.Checkpoint {
+	c := full()
+	c.Parked = []checkpoint.ParkedKey{
+		{Hash: checkpoint.HashKey([]byte("4711")), Timeline: 3, LSN: 0x1_0000_0008, Ordinal: 2, Letters: 3, Partition: 1, Offset: 17},
+		{Hash: checkpoint.HashKey([]byte("4712")), Timeline: 3, LSN: 0x1_0000_0010, Ordinal: 9, Letters: 1, Offset: -1},
+	}
+	return c
+}
+
 // first is what init writes: nothing was published yet.
 func first() checkpoint.Checkpoint {
 	c := full()
@@ -59,7 +69,7 @@ func first() checkpoint.Checkpoint {
 // and the present format does not change by accident.
 func TestGolden(t *testing.T) {
 	t.Parallel()
-	for name, want := range map[string]checkpoint.Checkpoint{"full": full(), "cut": cut(), "first": first()} {
+	for name, want := range map[string]checkpoint.Checkpoint{"v1-full": full(), "v1-cut": cut(), "v1-first": first(), "v2-parked": parked()} {
 		rec, err := want.Record(topic, "orders")
 		if err != nil {
 			t.Fatal(err)
@@ -67,8 +77,8 @@ func TestGolden(t *testing.T) {
 		if rec.Topic != topic || rec.Partition != 0 || string(rec.Key) != "outbox-orders/lane/0" {
 			t.Errorf("%s: topic %s, partition %d, key %s", name, rec.Topic, rec.Partition, rec.Key)
 		}
-		golden(t, "v1-"+name, rec.Value)
-		got, err := checkpoint.Decode(&kgo.Record{Value: read(t, "v1-"+name)})
+		golden(t, name, rec.Value)
+		got, err := checkpoint.Decode(&kgo.Record{Value: read(t, name)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -157,6 +167,9 @@ func TestInvariants(t *testing.T) {
 		{"no system", "source is incomplete", func(c *checkpoint.Checkpoint) { c.Source.SystemID = "" }, `"7300000000000000001"`, `""`},
 		{"no slot", "source is incomplete", func(c *checkpoint.Checkpoint) { c.Source.Slot = "" }, `"outbox_relay"`, `""`},
 		{"no database", "source is incomplete", func(c *checkpoint.Checkpoint) { c.Source.Database = "" }, `"shop"`, `""`},
+		{"a parked key without letters", `parked key "x" is incomplete`, func(c *checkpoint.Checkpoint) {
+			c.Parked = []checkpoint.ParkedKey{{Hash: "x", LSN: 1, Ordinal: 1}}
+		}, `"v":1`, `"v":2,"parked":[{"key":"x","timeline":1,"commit_lsn":"0/1","ordinal":1,"letters":0,"offset":0}]`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -180,7 +193,7 @@ func TestDecodeRefuses(t *testing.T) {
 	t.Parallel()
 	sound := string(read(t, "v1-full"))
 	for _, c := range []struct{ name, value, why string }{
-		{"a newer format", strings.Replace(sound, `"v":1`, `"v":2`, 1), "format version 2"},
+		{"a newer format", strings.Replace(sound, `"v":1`, `"v":3`, 1), "format version 3"},
 		{"no format", strings.Replace(sound, `"v":1`, `"w":1`, 1), "format version 0"},
 		{"a tombstone", "", "unexpected end"},
 		{"half a record", sound[:len(sound)/2], "unexpected end"},
@@ -196,7 +209,7 @@ func TestDecodeRefuses(t *testing.T) {
 			}
 		})
 	}
-	for _, v := range []string{"", "{}", `{"v":2}`, "[]"} {
+	for _, v := range []string{"", "{}", `{"v":3}`, "[]"} {
 		if _, err := checkpoint.DecodeBarrier(&kgo.Record{Value: []byte(v)}); err == nil {
 			t.Errorf("barrier %q was read", v)
 		}

@@ -1,6 +1,8 @@
 package checkpoint
 
 import (
+	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"time"
@@ -106,6 +108,35 @@ type Checkpoint struct {
 	// Override is the audit record of a decision taken by a person, such as
 	// "accept-gap 0/10:0/20". Empty for an ordinary commit.
 	Override string
+
+	// Parked are the keys whose events are held back behind a dead letter.
+	// They are part of the checkpoint, not records of their own, so that one
+	// read finds both, however long the topic is.
+	Parked []ParkedKey
+}
+
+// ParkedKey is a key whose events become letters until the one that blocks it
+// is replayed or purged.
+type ParkedKey struct {
+	// Hash names the key, see HashKey: a key may be long, and may be private.
+	Hash string
+	// Timeline, LSN and Ordinal are where the row of the first letter is.
+	Timeline int32
+	LSN      pglogrepl.LSN
+	Ordinal  uint64
+	// Letters counts the letters of the key from there on: those that block it
+	// and those that wait.
+	Letters uint64
+	// Partition and Offset are where the first letter is, or Offset is -1
+	// until that is known.
+	Partition int32
+	Offset    int64
+}
+
+// HashKey is the name of a key in Parked: the first 96 bits of its SHA-256.
+func HashKey(key []byte) string {
+	sum := sha256.Sum256(key)
+	return base64.RawURLEncoding.EncodeToString(sum[:12])
 }
 
 // validate holds on both sides of the codec.
@@ -125,6 +156,11 @@ func (c *Checkpoint) validate() error {
 		return fmt.Errorf("commit %s after its end %s", c.Pos.CommitLSN, c.Pos.EndLSN)
 	case c.Source.SystemID == "" || c.Source.Slot == "" || c.Source.Database == "":
 		return errors.New("source is incomplete")
+	}
+	for _, k := range c.Parked {
+		if k.Hash == "" || k.LSN == 0 || k.Ordinal == 0 || k.Letters == 0 {
+			return fmt.Errorf("parked key %q is incomplete", k.Hash)
+		}
 	}
 	return nil
 }

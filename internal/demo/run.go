@@ -12,7 +12,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	"github.com/holdwall/outbox-relay/checkpoint"
 )
 
 // relayStop is for a relay that nobody waits for any more.
@@ -280,7 +279,7 @@ func (d *demo) view() view {
 		}
 	}
 	if w := d.witness.Load(); w != nil {
-		if c := w.checkpoint(); c != (checkpoint.Checkpoint{}) {
+		if c := w.checkpoint(); c.Seq != 0 {
 			v.Checkpoint = c.Pos.String()
 		}
 	}
