@@ -50,8 +50,8 @@ func cut() checkpoint.Checkpoint {
 func parked() checkpoint.Checkpoint {
 	c := full()
 	c.Parked = []checkpoint.ParkedKey{
-		{Hash: checkpoint.HashKey([]byte("4711")), Timeline: 3, LSN: 0x1_0000_0008, Ordinal: 2, Letters: 3, Partition: 1, Offset: 17},
-		{Hash: checkpoint.HashKey([]byte("4712")), Timeline: 3, LSN: 0x1_0000_0010, Ordinal: 9, Letters: 1, Offset: -1},
+		{Hash: "3mUNYfW9FmqR-Mzs", Timeline: 3, LSN: 0x1_0000_0008, Ordinal: 2, Letters: 3, Partition: 1, Offset: 17},
+		{Hash: "Tw5w-ZMIPemllJBM", Timeline: 3, LSN: 0x1_0000_0010, Ordinal: 9, Letters: 1, Offset: -1},
 	}
 	return c
 }

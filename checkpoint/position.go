@@ -1,8 +1,6 @@
 package checkpoint
 
 import (
-	"crypto/sha256"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"time"
@@ -118,7 +116,7 @@ type Checkpoint struct {
 // ParkedKey is a key whose events become letters until the one that blocks it
 // is replayed or purged.
 type ParkedKey struct {
-	// Hash names the key, see HashKey: a key may be long, and may be private.
+	// Hash names the key: a key may be long, and may be private.
 	Hash string
 	// Timeline, LSN and Ordinal are where the row of the first letter is.
 	Timeline int32
@@ -131,12 +129,6 @@ type ParkedKey struct {
 	// until that is known.
 	Partition int32
 	Offset    int64
-}
-
-// HashKey is the name of a key in Parked: the first 96 bits of its SHA-256.
-func HashKey(key []byte) string {
-	sum := sha256.Sum256(key)
-	return base64.RawURLEncoding.EncodeToString(sum[:12])
 }
 
 // validate holds on both sides of the codec.

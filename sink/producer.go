@@ -32,15 +32,10 @@ type Producer struct {
 	began    time.Time
 	expected int64 // records added to the open transaction
 	acked    atomic.Int64
-	rejected atomic.Pointer[recordError] // the first promise that failed
+	rejected rejects
 	bytes    int
 }
 
-// recordError is the first record of a transaction that was not acknowledged.
-type recordError struct {
-	topic string
-	err   error
-}
 
 // Begin opens a transaction. Kafka is not told before the first Add.
 func (p *Producer) Begin() error {
@@ -49,7 +44,7 @@ func (p *Producer) Begin() error {
 	}
 	p.open, p.began, p.expected, p.bytes = true, time.Now(), 0, 0
 	p.acked.Store(0)
-	p.rejected.Store(nil)
+	p.rejected.reset()
 	return nil
 }
 
@@ -72,7 +67,7 @@ func (p *Producer) promise(r *kgo.Record, err error) {
 		p.acked.Add(1)
 		return
 	}
-	p.rejected.CompareAndSwap(nil, &recordError{topic: r.Topic, err: err})
+	p.rejected.add(r, err)
 }
 
 // Commit seals the transaction with the checkpoint and asks Kafka to commit.
@@ -119,15 +114,8 @@ func (p *Producer) flush(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, p.cfg.TransactionTimeout/2)
 	defer cancel()
 	err := p.cl.Flush(ctx)
-	if bad := p.rejected.Load(); bad != nil {
+	if err := p.rejected.cause(); err != nil {
 		p.metrics.rejected()
-		err := kafka.Classify(fmt.Sprintf("produce to %s", bad.topic), bad.err)
-		if code := fault.CodeOf(err); code == fault.Unclassified || code.Class == fault.Reject {
-			// Nothing was committed, so trying again is safe, and another
-			// session may see another limit or another leader. That a record is
-			// at fault does not make the transaction a letter.
-			err = fault.Wrap(bad.err, fault.TransactionFailed, "produce to %s", bad.topic)
-		}
 		return err
 	}
 	if err != nil {

@@ -34,6 +34,20 @@
 // over several Kafka transactions only when it alone is over the limits; the
 // position then carries the ordinal of its last published change.
 //
+// Between the taking of a group and its transaction stands the triage, in the
+// order of the stream: a row that a broker has refused before becomes a letter,
+// and so does, with Letters.Park, every row whose key has a letter that is still
+// open. Which keys are parked is part of the checkpoint, so rows, letters and
+// the set change together or not at all. Parked letters are released by the
+// relay alone, between two groups, in a transaction with the checkpoint that
+// parks the key no longer (release.go): rows of the key are either in it or
+// come after it.
+//
+// A record that a broker refuses is searched for between two sessions, by
+// halves, in transactions that are always aborted (refuse.go). What is learned
+// is a place in the history; the slot sends the rows again, and the triage
+// makes a letter of the one at that place.
+//
 // A failure of class Halt ends Run with that error. The package then holds
 // neither the slot nor a producer; whether the process stays up to say so is
 // the caller's decision. Everything of class Retry leads to another session,

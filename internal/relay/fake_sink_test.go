@@ -8,6 +8,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/holdwall/outbox-relay/checkpoint"
+	"github.com/holdwall/outbox-relay/dlq"
 	"github.com/holdwall/outbox-relay/internal/fault"
 	"github.com/holdwall/outbox-relay/internal/mutant"
 	"github.com/holdwall/outbox-relay/outbox"
@@ -21,9 +22,11 @@ type fakeSink struct {
 	epoch  int
 	begun  bool
 	closed bool
-	ids    []string
+	ids    []string // of rows
 	stamps []string
-	wrote  *checkpoint.Checkpoint // the next Begin comes after its ReadBack
+
+	records []*kgo.Record
+	wrote   *checkpoint.Checkpoint // the next Begin comes after its ReadBack
 }
 
 func (p *process) openSink(context.Context) (Sink, sink.Session, error) {
@@ -54,6 +57,20 @@ func (p *process) openSink(context.Context) (Sink, sink.Session, error) {
 	return k, info, nil
 }
 
+// probe is what the breaker asks while it is half-open.
+func (p *process) probe(context.Context) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.dead {
+		return fault.New(fault.KafkaUnreachable, "killed")
+	}
+	if err := p.sufferLocked("Probe"); err != nil {
+		return err
+	}
+	p.call("Probe")
+	return nil
+}
+
 func (k *fakeSink) fenced() error {
 	switch {
 	case k.p.dead:
@@ -77,7 +94,7 @@ func (k *fakeSink) Begin() error {
 	if k.wrote != nil {
 		k.p.violate("Begin before checkpoint %d was read back", k.wrote.Seq)
 	}
-	k.begun, k.ids, k.stamps = true, nil, nil
+	k.begun, k.ids, k.stamps, k.records = true, nil, nil, nil
 	return nil
 }
 
@@ -89,7 +106,16 @@ func (k *fakeSink) Add(r *kgo.Record) {
 	if !k.begun {
 		k.p.violate("Add outside a transaction")
 	}
-	k.ids = append(k.ids, string(r.Value))
+	k.records = append(k.records, r)
+	if r.Topic == dlq.StateTopic(lettersTopic) {
+		return // a mark
+	}
+	// A letter of a second attempt is no row that was read just now.
+	if !slices.ContainsFunc(r.Headers, func(h kgo.RecordHeader) bool {
+		return h.Key == outbox.HeaderReplayed || h.Key == outbox.HeaderAttempts && string(h.Value) != "1"
+	}) {
+		k.ids = append(k.ids, string(r.Value))
+	}
 	last := r.Headers[len(r.Headers)-1]
 	if last.Key != outbox.HeaderCheckpoint {
 		k.p.violate("the last header is %s", last.Key)
@@ -115,8 +141,11 @@ func (k *fakeSink) Commit(ctx context.Context, ck checkpoint.Checkpoint) error {
 		return err
 	}
 	k.begun = false
+	if no := p.refusal(k.records); no != nil {
+		return fault.Wrap(no, fault.TransactionFailed, "produce")
+	}
 	k.judge(ck)
-	c := committed{ids: slices.Clone(k.ids), ck: ck}
+	c := committed{ids: slices.Clone(k.ids), ck: ck, records: slices.Clone(k.records)}
 	switch verdict {
 	case fail:
 		return fault.New(fault.TransactionFailed, "injected: a record was refused")

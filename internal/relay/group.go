@@ -32,6 +32,11 @@ type group struct {
 	lastTx  checkpoint.Transaction
 	oldest  time.Time // commit time of the first transaction
 	reply   bool      // Postgres waits for this position
+
+	// Of a group that holds no rows: letters that were parked and go on, and
+	// the marks that say so.
+	released []*kgo.Record
+	marks    []*kgo.Record
 }
 
 func (g *group) empty() bool { return g == nil || len(g.records) == 0 }
@@ -48,6 +53,8 @@ type gathering struct {
 	ready *group
 	open  group
 	pos   checkpoint.Position // after everything in ready
+
+	nudged bool // take is to return with nothing
 
 	filled chan struct{} // something may be ready
 	taken  chan struct{} // ready was taken
@@ -153,6 +160,14 @@ func (b *gathering) room(ctx context.Context) error {
 	}
 }
 
+// nudge makes take return, so that its caller can look round.
+func (b *gathering) nudge() {
+	b.mu.Lock()
+	b.nudged = true
+	b.mu.Unlock()
+	signal(b.filled)
+}
+
 // take returns what is ready. A group without rows is only a position; it is
 // returned when Postgres waits for it, or from idleAt on. It blocks otherwise.
 func (b *gathering) take(ctx context.Context, stop <-chan struct{}, idleAt time.Time) (*group, error) {
@@ -161,6 +176,13 @@ func (b *gathering) take(ctx context.Context, stop <-chan struct{}, idleAt time.
 	due := false
 	for {
 		b.mu.Lock()
+		if b.nudged {
+			b.nudged = false
+			b.mu.Unlock()
+			// There may be rows as well, and they were announced once.
+			signal(b.filled)
+			return nil, nil
+		}
 		g := b.ready
 		if g != nil && (len(g.records) > 0 || g.reply || due) {
 			b.ready = nil

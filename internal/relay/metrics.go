@@ -18,6 +18,8 @@ type Metrics struct {
 	letters    *prometheus.CounterVec
 	position   prometheus.Gauge // when the newest checkpoint was read back
 	degraded   prometheus.Gauge
+	parkedKeys prometheus.Gauge
+	onward     prometheus.Counter
 }
 
 // NewMetrics registers the metrics of the pump.
@@ -47,6 +49,12 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "outbox_checkpoint_timestamp_seconds", Help: "When the newest checkpoint was read back from Kafka.",
 		}),
 	}
+	m.parkedKeys = f.NewGauge(prometheus.GaugeOpts{
+		Name: "outbox_dlq_parked_keys", Help: "Keys whose events are held back behind a dead letter.",
+	})
+	m.onward = f.NewCounter(prometheus.CounterOpts{
+		Name: "outbox_dlq_released_total", Help: "Parked letters that the relay has sent on.",
+	})
 	for _, s := range states {
 		m.states.WithLabelValues(string(s))
 	}
@@ -93,6 +101,18 @@ func (m *Metrics) session(reason string) {
 func (m *Metrics) letter(reason, stage string) {
 	if m != nil {
 		m.letters.WithLabelValues(reason, stage).Inc()
+	}
+}
+
+func (m *Metrics) parked(keys int) {
+	if m != nil {
+		m.parkedKeys.Set(float64(keys))
+	}
+}
+
+func (m *Metrics) released(n int) {
+	if m != nil {
+		m.onward.Add(float64(n))
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/holdwall/outbox-relay/internal/breaker"
 	"github.com/holdwall/outbox-relay/internal/fault"
 )
 
@@ -44,6 +45,7 @@ func play(t *testing.T, seed uint64, at func(step int) verdict) (steps int) {
 		rng := rand.New(rand.NewPCG(seed, 1))
 		w := newWorld(randomHistory(rng))
 		w.rng, w.parts, w.chatty = rng, 1+rng.IntN(4), true
+		w.breaker = breaker.Config{Failures: 1 + rng.IntN(3), Reset: time.Second}
 		w.at = func(point string) verdict {
 			steps++
 			v := at(steps)
@@ -58,7 +60,7 @@ func play(t *testing.T, seed uint64, at func(step int) verdict) (steps int) {
 		for range 2 {
 			replicas.Go(func() {
 				for ctx.Err() == nil {
-					err := w.relay().Run(ctx)
+					err := live(ctx, w.relay())
 					if err != nil && !fault.Has(err, fault.Panicked) {
 						w.mu.Lock()
 						w.violate("halted: %v", err)

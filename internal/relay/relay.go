@@ -10,6 +10,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/holdwall/outbox-relay/checkpoint"
+	"github.com/holdwall/outbox-relay/dlq"
+	"github.com/holdwall/outbox-relay/internal/breaker"
 	"github.com/holdwall/outbox-relay/internal/fault"
 	"github.com/holdwall/outbox-relay/replication"
 	"github.com/holdwall/outbox-relay/sink"
@@ -60,6 +62,15 @@ type Relay struct {
 	// called while the slot is held.
 	OpenSink      func(ctx context.Context) (Sink, sink.Session, error)
 	NewTranslator func(replication.State, sink.Session) (RowTranslator, error)
+	// Breaker guards OpenSink. The caller runs it.
+	Breaker *breaker.Breaker
+
+	// Letters says what is done about rows that can be no event; nil: every
+	// one becomes a letter, and nothing follows from it.
+	Letters *Letters
+	// Probe tries records out in a transaction that is aborted; see
+	// sink.Probe. nil: a record that a broker refuses is tried for ever.
+	Probe func(ctx context.Context, sess sink.Session, records []*kgo.Record) (refused, err error)
 
 	Publication string // for the checkpoint
 	Version     string
@@ -87,11 +98,22 @@ type Relay struct {
 
 	attempt  int  // failed sessions since something was delivered
 	accepted bool // AcceptGap has served
+
+	opened      sink.Session        // the newest
+	refusals    int                 // sessions in a row in which a broker refused a record
+	refusedRows map[dlq.Place]error // rows that a broker refuses, to become letters
+	rate        letterRate
 }
 
-// sinkAttempts is how often Kafka is tried while the slot is held: with the
-// backoff of 1, 2, 4, 8 s, and the time each try takes, about half a minute.
+// sinkAttempts is how often a failure that is not Kafka's may keep a session
+// from opening, such as a Postgres that cannot be asked whether the slot is
+// still ours. What is Kafka's is for the breaker to count.
 const sinkAttempts = 5
+
+// offer is how long the slot is left to others when the breaker opens. A
+// standby looks every 250 ms (replication.Config.StandbyPoll), give or take a
+// half: it gets to look twice at least.
+const offer = time.Second
 
 // backoffs are the waits between attempts, in seconds; the last repeats.
 var backoffs = [...]int{1, 2, 4, 8, 10}
@@ -140,10 +162,17 @@ func (r *Relay) Run(ctx context.Context) error {
 			r.state(Failed, f)
 			return err
 		}
-		r.attempt++
 		r.state(Backoff, f)
-		wait := r.pause(r.attempt)
-		r.Log.Warn().Str("code", f.Code.ID).Str("why", f.Reason()).Str("hint", f.Remedy()).Err(err).Dur("wait", wait).Msg("session ended")
+		r.suspect(hard, err)
+		wait := offer
+		if f.Code == fault.BreakerOpen {
+			// The breaker has said so, and says it once per outage.
+			r.Log.Debug().Str("code", f.Code.ID).Dur("wait", wait).Msg("slot offered to other replicas")
+		} else {
+			r.attempt++
+			wait = r.pause(r.attempt)
+			r.Log.Warn().Fields(f.Fields()).Err(err).Dur("wait", wait).Msg("session ended")
+		}
 		r.Metrics.session(f.Code.Name)
 		select {
 		case <-time.After(wait):

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -12,6 +13,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/holdwall/outbox-relay/checkpoint"
+	"github.com/holdwall/outbox-relay/dlq"
+	"github.com/holdwall/outbox-relay/internal/breaker"
 	"github.com/holdwall/outbox-relay/internal/crash"
 	"github.com/holdwall/outbox-relay/internal/fault"
 	"github.com/holdwall/outbox-relay/internal/mutant"
@@ -35,8 +38,12 @@ type session struct {
 	sink Sink
 	info sink.Session
 
-	buf  *gathering
-	last checkpoint.Checkpoint // the newest one that was read back
+	buf    *gathering
+	triage *triage
+	last   checkpoint.Checkpoint // the newest one that was read back
+
+	held     atomic.Pointer[[]dlq.Held] // keys that are parked, for follow
+	released chan release               // what may go on, for pump
 }
 
 // session runs one session. When soft ends, what is under way is finished and
@@ -92,6 +99,8 @@ func (s *session) run(ctx, soft context.Context) error {
 	}
 	s.last = s.next(from.base, st)
 	s.buf = newGathering(s.Limits, from.base)
+	s.opened, s.triage, s.released = s.info, s.newTriage(from.base, s.info), make(chan release, 1)
+	s.publishHeld()
 	s.log = s.log.With().Uint64("session", s.info.No).Logger()
 	s.log.Info().Str("lsn", from.base.Pos.String()).Str("slot_lsn", st.Slot.ConfirmedLSN.String()).
 		Uint64("checkpoint", from.base.Seq).Bool("degraded", s.info.Degraded).Str("host", st.Host).Msg("streaming")
@@ -109,6 +118,9 @@ func (s *session) run(ctx, soft context.Context) error {
 	g, gctx := errgroup.WithContext(ctx)
 	gatherCtx, stopGathering := context.WithCancelCause(gctx)
 	g.Go(fault.Guard(func() error { return s.gather(gatherCtx, translator) }))
+	if s.Letters != nil && s.Letters.Look != nil {
+		g.Go(fault.Guard(func() error { return s.follow(gatherCtx) }))
+	}
 	g.Go(fault.Guard(func() error {
 		if err := s.pump(gctx, drain); err != nil {
 			return err // as above
@@ -120,15 +132,30 @@ func (s *session) run(ctx, soft context.Context) error {
 }
 
 // openSink tries until Kafka can be reached, while the source holds the slot
-// and keeps Postgres informed. After sinkAttempts it gives the slot back, in
-// case another replica can reach Kafka and this one cannot.
+// and keeps Postgres informed. With the breaker open it only holds. It returns,
+// and so gives the slot back, at each moment the breaker opens: another replica
+// may reach Kafka where this one cannot.
 func (s *session) openSink(ctx, soft context.Context) (Sink, sink.Session, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	// Nothing is open yet, so a stop need not wait.
 	defer context.AfterFunc(soft, func() { cancel(errDrained) })()
 	for attempt := 1; ; attempt++ {
-		snk, info, err := s.OpenSink(ctx)
+		if f := s.open(); f != nil {
+			s.state(Backoff, f)
+			if err := s.Breaker.Await(ctx); err != nil {
+				return nil, sink.Session{}, err
+			}
+			s.state(Starting, nil)
+		}
+		var snk Sink
+		var info sink.Session
+		err := s.Breaker.Do(ctx, func() (err error) {
+			if snk, info, err = s.OpenSink(ctx); err != nil && ctx.Err() == nil {
+				s.refused(err, attempt)
+			}
+			return err
+		})
 		if err == nil {
 			return snk, info, nil
 		}
@@ -136,18 +163,36 @@ func (s *session) openSink(ctx, soft context.Context) (Sink, sink.Session, error
 			return nil, sink.Session{}, context.Cause(ctx)
 		}
 		code := fault.CodeOf(err)
-		if code.Class != fault.Retry || code == fault.Fenced || attempt == sinkAttempts {
+		if code.Class != fault.Retry || code == fault.Fenced || code == fault.BreakerOpen {
 			return nil, sink.Session{}, err
 		}
-		f := fault.As(err)
-		s.state(Backoff, f)
-		s.log.Warn().Str("code", code.ID).Str("why", f.Reason()).Str("hint", f.Remedy()).Err(err).Int("attempt", attempt).Msg("Kafka session not opened, holding the slot")
+		if !breaker.Failure(err) && attempt >= sinkAttempts {
+			return nil, sink.Session{}, err
+		}
+		s.state(Backoff, fault.As(err))
 		select {
 		case <-time.After(s.pause(attempt)):
 		case <-ctx.Done():
 			return nil, sink.Session{}, context.Cause(ctx)
 		}
 	}
+}
+
+// refused logs one attempt, before the breaker draws its conclusion.
+func (s *session) refused(err error, attempt int) {
+	f := fault.As(err)
+	if f.Code.Class != fault.Retry || f.Code == fault.Fenced {
+		return // the end of the session says it
+	}
+	s.log.Warn().Fields(f.Fields()).Err(err).Int("attempt", attempt).Msg("Kafka session not opened, holding the slot")
+}
+
+// open is why the breaker lets nobody through, or nil.
+func (r *Relay) open() *fault.Error {
+	if err := r.Breaker.Status().Err(); err != nil {
+		return fault.As(err)
+	}
+	return nil
 }
 
 // next is the checkpoint that follows c, but for its position and counts.
@@ -196,6 +241,10 @@ func (s *session) pump(ctx context.Context, drain <-chan struct{}) error {
 		case <-drain:
 			crash.Point(crash.DrainStarted)
 			return nil
+		case plan := <-s.released:
+			if err := s.release(ctx, plan); err != nil {
+				return err
+			}
 		default:
 		}
 		g, err := s.buf.take(ctx, drain, idle)
@@ -203,7 +252,7 @@ func (s *session) pump(ctx context.Context, drain <-chan struct{}) error {
 			return err
 		}
 		if g == nil {
-			continue // told to drain
+			continue // told to drain, or to look for releases
 		}
 		now := time.Now()
 		if g.empty() && g.pos == s.last.Pos && now.Sub(s.last.Time) < keepAlive {
@@ -214,6 +263,9 @@ func (s *session) pump(ctx context.Context, drain <-chan struct{}) error {
 			s.src.Confirm(g.pos.EndLSN)
 			idle = now.Add(s.Heartbeat)
 			continue
+		}
+		if err := s.triage.sort(ctx, g); err != nil {
+			return err
 		}
 		if err := s.deliver(ctx, g, ""); err != nil {
 			return err
@@ -238,6 +290,7 @@ func (s *session) deliver(ctx context.Context, g *group, override string) error 
 	ck.RowsTotal += ck.Rows
 	ck.LettersTotal += g.letters
 	ck.Time, ck.Override = time.Now(), override
+	ck.Parked = s.triage.keys()
 
 	if mutant.ConfirmEarly {
 		s.src.Confirm(ck.Pos.EndLSN)
@@ -261,10 +314,13 @@ func (s *session) deliver(ctx context.Context, g *group, override string) error 
 	}
 	s.src.Confirm(ck.Pos.EndLSN)
 	s.attempt = 0 // not before: a session that begins and cannot commit is a failure too
+	s.refusals = 0
+	s.triage.committed()
 	if ck.Pos.Cut() {
 		crash.Point(crash.CutCommitted)
 	}
 	s.last = ck
+	s.publishHeld()
 	s.delivered(g, ck)
 	return nil
 }
@@ -277,6 +333,13 @@ func (s *session) commit(ctx context.Context, g *group, ck checkpoint.Checkpoint
 	number := strconv.AppendUint(nil, ck.Seq, 10)
 	for _, r := range g.records {
 		sink.Stamp(r, number)
+		s.sink.Add(r)
+	}
+	for _, r := range g.released {
+		sink.Stamp(r, number)
+		s.sink.Add(r)
+	}
+	for _, r := range g.marks {
 		s.sink.Add(r)
 	}
 	return s.sink.Commit(ctx, ck)

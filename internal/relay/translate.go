@@ -22,6 +22,12 @@ type TranslatorConfig struct {
 	Columns     outbox.Columns
 	Router      sink.RouterConfig // Limit and Partitions are set from the session's catalog
 	LetterTopic string
+	// Retry is when letters that may heal by themselves are tried again.
+	Retry dlq.Schedule
+}
+
+func (c TranslatorConfig) letterWriter(m *Metrics) letterWriter {
+	return letterWriter{name: c.Name, version: c.Version, topic: c.LetterTopic, retry: c.Retry, metrics: m}
 }
 
 // Translator turns rows into Kafka records, for one session and one goroutine.
@@ -33,7 +39,7 @@ type Translator struct {
 	router  *sink.Router
 	source  string // <database>/<slot>
 	tli     int32
-	metrics *Metrics
+	letters letterWriter
 
 	relation *replication.Relation
 	decoder  *outbox.Decoder
@@ -45,7 +51,8 @@ type Translator struct {
 // NewTranslator makes the translator of one session.
 func NewTranslator(cfg TranslatorConfig, st replication.State, sess sink.Session, m *Metrics) (*Translator, error) {
 	t := &Translator{
-		cfg: cfg, catalog: sess.Catalog, source: st.Database + "/" + st.Slot.Name, tli: st.Timeline, metrics: m,
+		cfg: cfg, catalog: sess.Catalog, source: st.Database + "/" + st.Slot.Name, tli: st.Timeline,
+		letters: cfg.letterWriter(m),
 	}
 	cfg.Router.Limit, cfg.Router.Partitions = sess.Catalog.Limit, sess.Catalog.Partitions
 	var err error
@@ -123,13 +130,39 @@ func (t *Translator) row(ctx context.Context, row *replication.Row) (*kgo.Record
 
 // letter makes the dead letter of a row.
 func (t *Translator) letter(ctx context.Context, rec *kgo.Record, cause error) (*kgo.Record, error) {
-	if err := t.catalog.Ensure(ctx, t.cfg.LetterTopic); err != nil {
+	return t.letters.write(ctx, t.catalog, rec, t.rec.Partition, cause)
+}
+
+// letterWriter makes letters of records. It is safe for concurrent use.
+type letterWriter struct {
+	name, version, topic string
+	retry                dlq.Schedule
+	metrics              *Metrics
+}
+
+// LetterWriter returns the Write of Letters.
+func LetterWriter(cfg TranslatorConfig, m *Metrics) func(context.Context, sink.Session, *kgo.Record, error) (*kgo.Record, error) {
+	w := cfg.letterWriter(m)
+	return func(ctx context.Context, sess sink.Session, rec *kgo.Record, cause error) (*kgo.Record, error) {
+		var partition outbox.Partition
+		if n, ok := sink.ExplicitPartition(rec); ok {
+			partition = outbox.PartitionOf(n)
+		}
+		return w.write(ctx, sess.Catalog, rec, partition, cause)
+	}
+}
+
+func (w letterWriter) write(ctx context.Context, catalog *sink.Catalog, rec *kgo.Record, partition outbox.Partition, cause error) (*kgo.Record, error) {
+	if err := catalog.Ensure(ctx, w.topic); err != nil {
 		return nil, err
 	}
 	l := dlq.New(rec, cause, time.Now())
-	l.Relay, l.RelayVersion, l.Partition = t.cfg.Name, t.cfg.Version, t.rec.Partition
-	out := l.Record(t.cfg.LetterTopic, t.catalog.Limit(t.cfg.LetterTopic))
-	t.metrics.letter(string(l.Reason), string(l.Stage))
+	l.Relay, l.RelayVersion, l.Partition = w.name, w.version, partition
+	if l.Reason == dlq.Refused {
+		w.retry.Plan(&l) // the broker may take it one day; other faults are the row's own
+	}
+	out := l.Record(w.topic, catalog.Limit(w.topic))
+	w.metrics.letter(string(l.Reason), string(l.Stage))
 	crash.Point(crash.LetterAdded)
 	return out, nil
 }

@@ -13,8 +13,10 @@ import (
 	"github.com/jackc/pglogrepl"
 	"github.com/rs/zerolog"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/holdwall/outbox-relay/checkpoint"
+	"github.com/holdwall/outbox-relay/internal/breaker"
 	"github.com/holdwall/outbox-relay/internal/fault"
 	"github.com/holdwall/outbox-relay/outbox"
 	"github.com/holdwall/outbox-relay/replication"
@@ -42,8 +44,9 @@ func (x tx) ids() []string {
 // committed is a transaction of the model's Kafka, as a read_committed reader
 // sees it.
 type committed struct {
-	ids []string
-	ck  checkpoint.Checkpoint
+	ids     []string
+	ck      checkpoint.Checkpoint
+	records []*kgo.Record // letters, replays and marks among them
 }
 
 // world is both servers, and the only state that outlives a relay. It checks
@@ -70,10 +73,14 @@ type world struct {
 	calls  []string // what the relay called, for tests of the order
 	grown  chan struct{}
 
+	breaker breaker.Config // of every relay
+
 	// at is asked before and after every step.
 	at func(point string) verdict
 	// errs are what the next calls of a step return; nil is one that works.
 	errs map[string][]error
+	// refuses is what a broker says to a record.
+	refuses func(*kgo.Record) error
 	// stall holds Commit up before anything happens.
 	stall func(context.Context) error
 }
@@ -232,6 +239,7 @@ func (w *world) relay() *Relay {
 		NewTranslator: func(replication.State, sink.Session) (RowTranslator, error) {
 			return plainTranslator{}, nil
 		},
+		Breaker:     breaker.New(w.breaker, breaker.Options{Name: "kafka", Probe: p.probe, Log: zerolog.Nop()}),
 		Publication: "pub", Version: "v0",
 		Limits:    Limits{Size: 2, Max: 5, MaxBytes: 1 << 20},
 		Heartbeat: 50 * time.Millisecond, DrainTimeout: time.Second,
@@ -240,6 +248,19 @@ func (w *world) relay() *Relay {
 	}
 	p.standby = r.Standby
 	return r
+}
+
+// live runs a relay and its breaker, as the program does: the end of one is
+// the end of both.
+func live(ctx context.Context, r *Relay) error {
+	g, gctx := errgroup.WithContext(ctx)
+	breaking, stop := context.WithCancel(gctx)
+	g.Go(fault.Guard(func() error { return r.Breaker.Run(breaking) }))
+	g.Go(func() error {
+		defer stop()
+		return r.Run(gctx)
+	})
+	return g.Wait()
 }
 
 // plainTranslator gives each row a record that carries its first value.
@@ -286,7 +307,7 @@ func (w *world) start(t *testing.T, r *Relay) (stop func() error) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- r.Run(ctx) }()
+	go func() { done <- live(ctx, r) }()
 	t.Cleanup(cancel)
 	return func() error {
 		cancel()

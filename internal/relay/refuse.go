@@ -1,0 +1,92 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/holdwall/outbox-relay/dlq"
+	"github.com/holdwall/outbox-relay/internal/fault"
+	"github.com/holdwall/outbox-relay/sink"
+)
+
+// suspect looks into a failed session: if a broker refused records for what
+// they are, and does so for the second time, the one at fault is searched for.
+// The first time may have been a topic whose limit has just changed, which the
+// next session sees.
+//
+// A broker answers for a batch, so the record at fault is found by trying:
+// halves of the suspects are produced in transactions that are aborted, down
+// to the single record. Nothing is committed meanwhile, and what is learned is
+// only a place in the history, so this is no repair: the slot sends the rows
+// again, and the row at that place becomes a letter.
+func (r *Relay) suspect(ctx context.Context, err error) {
+	refused := (*sink.RefusedError)(nil)
+	if r.Probe == nil || !errors.As(err, &refused) {
+		return
+	}
+	if r.refusals++; r.refusals < 2 {
+		return
+	}
+	r.refusals = 0
+	log := r.Log.With().Str("component", "bisect").Int("suspects", len(refused.Suspects)).Str("topic", refused.Suspects[0].Topic).Logger()
+	log.Warn().Err(refused.Err).Msg("records refused twice, looking for the one at fault")
+	tries := 0
+	culprits, err := bisect(refused.Suspects, func(part []*kgo.Record) (bool, error) {
+		tries++
+		no, err := r.Probe(ctx, r.opened, part)
+		return no != nil, err
+	})
+	if err != nil {
+		log.Warn().Err(err).Msg("search given up")
+		return
+	}
+	if len(culprits) == 0 {
+		log.Warn().Int("tries", tries).Msg("no record is refused by itself: a limit of the topic may be lower than the relay is allowed to see, which needs DescribeConfigs")
+		return
+	}
+	for _, rec := range culprits {
+		place, ok := dlq.PlaceOf(rec.Headers)
+		if !ok {
+			continue
+		}
+		if r.refusedRows == nil {
+			r.refusedRows = map[dlq.Place]error{}
+		}
+		r.refusedRows[place] = fault.New(refused.Code, "a broker refused it: %v", refused.Err)
+		log.Warn().Str("lsn", place.LSN.String()).Uint64("ord", place.Ordinal).Int("tries", tries).Msg("record refused, it becomes a dead letter")
+	}
+	r.attempt = 0 // the next session has something new to try
+}
+
+// mostCulprits bounds one search: there may be as many as there are records,
+// and the next session finds the rest.
+const mostCulprits = 32
+
+// bisect finds the records that are refused by themselves.
+func bisect(suspects []*kgo.Record, refused func([]*kgo.Record) (bool, error)) ([]*kgo.Record, error) {
+	var culprits []*kgo.Record
+	var search func(part []*kgo.Record) error
+	search = func(part []*kgo.Record) error {
+		if len(part) == 0 || len(culprits) == mostCulprits {
+			return nil
+		}
+		no, err := refused(part)
+		switch {
+		case err != nil:
+			return fmt.Errorf("try %d records: %w", len(part), err)
+		case !no:
+			return nil
+		case len(part) == 1:
+			culprits = append(culprits, part[0])
+			return nil
+		}
+		if err := search(part[:len(part)/2]); err != nil {
+			return err
+		}
+		return search(part[len(part)/2:])
+	}
+	return culprits, search(suspects)
+}
