@@ -231,7 +231,7 @@ func TestOpenWithoutKafka(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	_, _, err := sink.Open(ctx, r.cfg, r.opts, zerolog.Nop(), nil)
-	if !fault.Has(err, fault.KafkaUnreachable) {
+	if !fault.Has(err, fault.KafkaRefused) {
 		t.Errorf("got %v", err)
 	}
 }

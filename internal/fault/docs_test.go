@@ -111,6 +111,7 @@ var classTexts = map[string]string{
 	fault.Reject.String():   "the row becomes a dead letter",
 	fault.Usage.String():    "nothing is started",
 	fault.Internal.String(): "ends the command",
+	fault.Finding.String():  "found by a check",
 }
 
 var exits = map[string]string{
@@ -119,6 +120,7 @@ var exits = map[string]string{
 	fault.Reject.String():   "none",
 	fault.Usage.String():    strconv.Itoa(fault.Usage.ExitCode()),
 	fault.Internal.String(): strconv.Itoa(fault.Internal.ExitCode()),
+	fault.Finding.String():  strconv.Itoa(fault.Finding.ExitCode()),
 }
 
 const intro = `# Errors
@@ -139,6 +141,7 @@ The class of a code says who has to act:
 | reject | sends the row to the dead letter topic and goes on | |
 | usage | exit 2 | exit 2 |
 | internal | exit 1 | exit 1 |
+| finding | | ` + "`verify`" + ` exits 4 |
 
 A halt is not passed by restarting. It means that going on could lose or double
 rows, or cannot work at all. Postgres keeps the WAL meanwhile, so a halt must not

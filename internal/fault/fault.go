@@ -33,22 +33,27 @@ const (
 	Usage
 	// Internal is a broken invariant of our own: exit 1, nothing confirmed.
 	Internal
+	// Finding is what a check was asked to look for and found: exit 4. Nothing
+	// is stopped by it.
+	Finding
 )
 
-var classNames = [...]string{Halt: "halt", Retry: "retry", Reject: "reject", Usage: "usage", Internal: "internal"}
+var classNames = [...]string{Halt: "halt", Retry: "retry", Reject: "reject", Usage: "usage", Internal: "internal", Finding: "finding"}
 
 // String returns the class as it appears in logs.
 func (c Class) String() string { return classNames[c] }
 
 // ExitCode returns the process exit status of a command that ends with a
-// failure of this class: 2 usage, 3 dependency not reachable in time, 6 an
-// operator must decide, 1 otherwise.
+// failure of this class: 2 usage, 3 dependency not reachable in time, 4 a check
+// found problems, 6 an operator must decide, 1 otherwise.
 func (c Class) ExitCode() int {
 	switch c {
 	case Usage:
 		return 2
 	case Retry:
 		return 3
+	case Finding:
+		return 4
 	case Halt:
 		return 6
 	}
@@ -131,6 +136,9 @@ func (e *Error) Remedy() string {
 func (e *Error) Text() string {
 	var b strings.Builder
 	b.WriteString(e.Error())
+	if class := e.Code.Connection(); class != "" {
+		b.WriteString("\n  class: " + class)
+	}
 	if w := e.Reason(); w != "" {
 		b.WriteString("\n  why: " + w)
 	}
@@ -139,6 +147,16 @@ func (e *Error) Text() string {
 	}
 	b.WriteString("\n  docs: docs/errors.md#" + strings.ToLower(e.Code.ID))
 	return b.String()
+}
+
+// Fields returns what a log line about the failure carries besides the error
+// itself: every such line is written with it.
+func (e *Error) Fields() map[string]any {
+	m := map[string]any{"code": e.Code.ID, "name": e.Code.Name, "why": e.Reason(), "hint": e.Remedy()}
+	if class := e.Code.Connection(); class != "" {
+		m["connection"] = class
+	}
+	return m
 }
 
 // CodeOf returns the code that an error carries, or Unclassified, which halts.

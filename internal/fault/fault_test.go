@@ -63,9 +63,19 @@ var (
 )
 
 // What can be in which range: 1xxx configuration, 2xxx rows, 3xxx Postgres,
-// 4xxx state of the relay, 5xxx Kafka, 9xxx internal.
-var classesByRange = map[byte]string{
-	'1': "Usage", '2': "Reject", '3': "Retry Halt", '4': "Retry Halt", '5': "Retry Halt", '9': "Halt Internal",
+// 4xxx state of the relay, 5xxx Kafka, 9xxx internal. The longer prefix counts:
+// 21xx is the dlq tool, 22xx consumers and pipelines, 41xx and 51xx findings.
+var classesByRange = map[string]string{
+	"1": "Usage", "2": "Reject", "3": "Retry Halt", "4": "Retry Halt", "5": "Retry Halt", "9": "Halt Internal",
+	"21": "Reject Retry Halt Usage Finding", "22": "Reject Retry Usage", "41": "Finding", "51": "Finding",
+}
+
+func classesOf(id string) string {
+	digits := strings.TrimPrefix(id, "OBX-")
+	if classes, ok := classesByRange[digits[:2]]; ok {
+		return classes
+	}
+	return classesByRange[digits[:1]]
 }
 
 // A code is for ever: unique, in its range, and it says why and what to do.
@@ -99,8 +109,8 @@ func TestRegistry(t *testing.T) {
 			t.Errorf("%s stands behind %s", d.id, last)
 		}
 		last = d.id
-		if !strings.Contains(classesByRange[d.id[4]], d.class) {
-			t.Errorf("%s %s is of class %s, and its range has %s", d.id, d.name, d.class, classesByRange[d.id[4]])
+		if !strings.Contains(classesOf(d.id), d.class) {
+			t.Errorf("%s %s is of class %s, and its range has %s", d.id, d.name, d.class, classesOf(d.id))
 		}
 	}
 }
@@ -110,7 +120,7 @@ func TestClasses(t *testing.T) {
 	for c, want := range map[Class]struct {
 		name string
 		exit int
-	}{Halt: {"halt", 6}, Retry: {"retry", 3}, Reject: {"reject", 1}, Usage: {"usage", 2}, Internal: {"internal", 1}} {
+	}{Halt: {"halt", 6}, Retry: {"retry", 3}, Reject: {"reject", 1}, Usage: {"usage", 2}, Internal: {"internal", 1}, Finding: {"finding", 4}} {
 		if c.String() != want.name || c.ExitCode() != want.exit {
 			t.Errorf("class %d is %s and exits %d", c, c, c.ExitCode())
 		}

@@ -2,8 +2,6 @@ package kafka
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -35,7 +33,7 @@ func Classify(op string, err error) error {
 	if errors.Is(err, context.Canceled) {
 		return fmt.Errorf("%s: %w", op, err)
 	}
-	for _, ask := range []func(string, error) *fault.Error{ownError, brokerError, tlsError, networkError, clientError} {
+	for _, ask := range []func(string, error) *fault.Error{ownError, brokerError, tlsError, openingError, networkError, clientError} {
 		if f := ask(op, err); f != nil {
 			return f
 		}
@@ -44,13 +42,20 @@ func Classify(op string, err error) error {
 }
 
 func ownError(op string, err error) *fault.Error {
-	if e := (*tlsFileError)(nil); errors.As(err, &e) {
-		return fault.Wrap(err, fault.KafkaTLS, "%s", op).WithWhy("a certificate file cannot be used").
-			WithFix("check KAFKA_TLS_CA_FILE, KAFKA_TLS_CERT_FILE and KAFKA_TLS_KEY_FILE")
-	}
-	if e := (*saslFileError)(nil); errors.As(err, &e) {
-		return fault.Wrap(err, fault.KafkaAuth, "%s", op).WithWhy("the password file cannot be used").
-			WithFix("check KAFKA_SASL_PASSWORD_FILE")
+	var (
+		files    *tlsFileError
+		password *saslFileError
+		exchange *saslError
+	)
+	switch {
+	case errors.As(err, &files):
+		return fault.Wrap(err, fault.KafkaTLSFile, "%s", op)
+	case errors.As(err, &password):
+		return fault.Wrap(err, fault.KafkaSASLFile, "%s", op)
+	case errors.As(err, &exchange) && exchange.refused:
+		return fault.Wrap(err, fault.KafkaAuth, "%s", op)
+	case errors.As(err, &exchange):
+		return fault.Wrap(err, fault.KafkaSASLExchange, "%s", op)
 	}
 	return nil
 }
@@ -62,14 +67,7 @@ func brokerError(op string, err error) *fault.Error {
 		return nil
 	}
 	if code, ok := brokerCodes[answer.Code]; ok {
-		f := fault.Wrap(err, code, "%s", op)
-		switch answer.Code {
-		case kerr.UnsupportedSaslMechanism.Code:
-			f = f.WithWhy("the listener does not offer this mechanism").WithFix("set KAFKA_SASL_MECHANISM to one of the listener's sasl.enabled.mechanisms")
-		case kerr.IllegalSaslState.Code:
-			f = f.WithWhy("the listener does not expect SASL, or a request came before it").WithFix("compare KAFKA_SASL_MECHANISM with the listener's protocol")
-		}
-		return f
+		return fault.Wrap(err, code, "%s", op)
 	}
 	if answer.Retriable {
 		return fault.Wrap(err, fault.KafkaUnavailable, "%s", op).WithWhy("a broker answered %s", answer.Message)
@@ -77,74 +75,74 @@ func brokerError(op string, err error) *fault.Error {
 	return fault.Wrap(err, fault.Unclassified, "%s", op).WithWhy("a broker answered %s, for which the relay has no rule", answer.Message)
 }
 
-// remoteAlert is the operation under which crypto/tls reports an alert that the
-// other side sent; the type of the alert itself is not exported.
-const remoteAlert = "remote error"
-
-func tlsError(op string, err error) *fault.Error {
-	var (
-		verify    *tls.CertificateVerificationError
-		authority x509.UnknownAuthorityError
-		name      x509.HostnameError
-		cert      x509.CertificateInvalidError
-		header    tls.RecordHeaderError
-		alert     *net.OpError
-	)
-	f := func() *fault.Error { return fault.Wrap(err, fault.KafkaTLS, "%s", op) }
+// openingError names what ended a connection before it was of use, where the
+// stage it had reached tells more than the error.
+func openingError(op string, err error) *fault.Error {
+	var at *connError
+	if !errors.As(err, &at) {
+		return nil
+	}
+	f := func(code *fault.Code) *fault.Error { return fault.Wrap(err, code, "%s", op) }
 	switch {
-	case errors.As(err, &authority):
-		return f().WithWhy("the broker's certificate is signed by an authority that is not trusted here").
-			WithFix("KAFKA_TLS_CA_FILE=<PEM file of that authority>")
-	case errors.As(err, &name):
-		return f().WithWhy("the broker's certificate is for another name").
-			WithFix("use a name of the certificate in KAFKA_BROKERS, or set KAFKA_TLS_SERVER_NAME")
-	case errors.As(err, &cert) && cert.Reason == x509.Expired:
-		return f().WithWhy("the broker's certificate has expired or is not yet valid").
-			WithFix("renew it, and compare the clocks")
-	case errors.As(err, &header):
-		return f().WithWhy("the broker does not speak TLS on this port").
-			WithFix("KAFKA_TLS=false, or use the port of the TLS listener")
-	case errors.As(err, &alert) && alert.Op == remoteAlert:
-		return f().WithWhy("the broker ended the handshake; it may ask for a client certificate").
-			WithFix("set KAFKA_TLS_CERT_FILE and KAFKA_TLS_KEY_FILE")
-	case errors.As(err, &cert), errors.As(err, &verify):
-		return f()
+	case at.stage == alienTLS && !at.tls:
+		return f(fault.KafkaTLSPort)
+	case at.stage == alienTLS, at.stage == alien:
+		return f(fault.KafkaNotKafka)
+	case at.stage != dialling && isTimeout(err):
+		return f(fault.KafkaSilent).WithWhy("%s took the connection, and did not answer within KAFKA_CONNECTION_TIMEOUT", at.addr)
+	case at.stage == handshaking && isCut(err):
+		// A plaintext listener reads the greeting of TLS as a length that is
+		// out of bounds, and hangs up.
+		return f(fault.KafkaPlaintextPort).WithWhy("%s closed the connection when TLS was spoken, as a plaintext listener does", at.addr)
+	case at.stage == opening && isCut(err) && at.asked && at.first:
+		return f(clientCertificate(at))
+	case at.stage == opening && isCut(err) && at.first:
+		return closedAtOnce(f(fault.KafkaClosed), at)
 	}
 	return nil
 }
 
+func closedAtOnce(f *fault.Error, at *connError) *fault.Error {
+	if at.tls {
+		return f.WithWhy("%s closed the connection after the TLS handshake and before its first answer: what ends TLS there may not reach a broker", at.addr).
+			WithFix("check what stands behind the port: a load balancer without a broker, or another service")
+	}
+	return f
+}
+
 func networkError(op string, err error) *fault.Error {
-	f := func() *fault.Error { return fault.Wrap(err, fault.KafkaUnreachable, "%s", op) }
+	f := func(code *fault.Code) *fault.Error { return fault.Wrap(err, code, "%s", op) }
 	var (
 		name  *net.DNSError
 		first *kgo.ErrFirstReadEOF
+		at    *connError
 		netOp *net.OpError
 		sys   *os.SyscallError
 	)
+	opening := errors.As(err, &at)
 	switch {
 	case errors.As(err, &name) && name.IsNotFound:
-		return f().WithWhy("the name of a broker does not resolve").
-			WithFix("getent hosts %s; correct KAFKA_BROKERS, or the broker's advertised.listeners", name.Name)
+		return f(fault.KafkaNameUnknown).WithFix("getent hosts %s; correct KAFKA_BROKERS, or the broker's advertised.listeners", name.Name)
 	case errors.As(err, &name):
-		return f().WithWhy("the resolver gave no answer for the name of a broker").
-			WithFix("check the resolver of this host: getent hosts %s", name.Name)
-	case errors.As(err, &first):
-		return f().WithWhy("a broker closed the connection at once, as it does when one side speaks TLS or SASL and the other does not").
-			WithFix("compare KAFKA_TLS and KAFKA_SASL_MECHANISM with the protocol of the listener")
+		return f(fault.KafkaResolver).WithFix("check the resolver of this host: cat /etc/resolv.conf; getent hosts %s", name.Name)
+	case errors.As(err, &first) && !opening:
+		// The broker answered which versions it speaks, which it does for
+		// strangers too, and hung up at the first request behind that.
+		return f(fault.KafkaSASLMissing)
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return f().WithWhy("nothing listens on the address of a broker").
-			WithFix("check that the broker runs and that host and port are right")
+		return f(fault.KafkaRefused)
+	case isTimeout(err) && (opening || errors.As(err, &netOp) && netOp.Op == "dial"):
+		return f(fault.KafkaTimeout)
+	case errors.As(err, &netOp) && isTimeout(err):
+		return f(fault.KafkaSilent).WithWhy("a broker did not answer a request in time")
 	case isTimeout(err):
-		return f().WithWhy("a broker did not answer in time: it is overloaded, or packets are dropped on the way").
-			WithFix("check firewalls; raise KAFKA_CONNECTION_TIMEOUT or KAFKA_REQUEST_TIMEOUT if the way is long")
-	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-		return f().WithWhy("the connection to a broker was cut")
+		return f(fault.KafkaSilent).WithWhy("there was no answer within the time that was given")
 	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
-		return f().WithWhy("there is no route to a broker")
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed):
-		return f().WithWhy("the connection to a broker ended")
+		return f(fault.KafkaNoRoute)
+	case isCut(err), errors.Is(err, net.ErrClosed):
+		return f(fault.KafkaReset)
 	case errors.As(err, &netOp), errors.As(err, &sys):
-		return f()
+		return f(fault.KafkaUnreachable)
 	}
 	return nil
 }
@@ -159,8 +157,16 @@ func clientError(op string, err error) *fault.Error {
 		// A broker that vanished from the metadata, a coordinator that is not
 		// known yet: types the library keeps to itself, but answers for.
 		return fault.Wrap(err, fault.KafkaUnavailable, "%s", op)
+	case isTooOld(err):
+		return fault.Wrap(err, fault.KafkaVersion, "%s", op).WithWhy("a broker does not know this request")
 	}
 	return nil
+}
+
+// isCut tells whether the other side ended the connection.
+func isCut(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNABORTED)
 }
 
 func isTimeout(err error) bool {

@@ -24,6 +24,13 @@ func dial(err error) error {
 	return fmt.Errorf("unable to dial: %w", &net.OpError{Op: "dial", Net: "tcp", Err: err})
 }
 
+// number is what an alert is: crypto/tls does not export its type.
+type number uint8
+
+func (n number) Error() string { return "tls: alert" }
+
+func alert(n uint8) error { return &net.OpError{Op: "remote error", Err: number(n)} }
+
 func TestClassify(t *testing.T) {
 	t.Parallel()
 	sys := func(no syscall.Errno) error { return os.NewSyscallError("connect", no) }
@@ -34,29 +41,37 @@ func TestClassify(t *testing.T) {
 		kind string
 		fix  string // part of the remedy that this case must have
 	}{
-		{"name unknown", dial(&net.DNSError{Err: "no such host", Name: "kafka", IsNotFound: true}), fault.KafkaUnreachable, "dial", "getent hosts kafka"},
-		{"resolver down", dial(&net.DNSError{Err: "server misbehaving", Name: "kafka"}), fault.KafkaUnreachable, "dial", "resolver"},
-		{"refused", dial(sys(syscall.ECONNREFUSED)), fault.KafkaUnreachable, "dial", "broker runs"},
-		{"timeout", dial(os.ErrDeadlineExceeded), fault.KafkaUnreachable, "timeout", "firewalls"},
-		{"timeout of the system", dial(sys(syscall.ETIMEDOUT)), fault.KafkaUnreachable, "timeout", "firewalls"},
-		{"timeout of the caller", context.DeadlineExceeded, fault.KafkaUnreachable, "timeout", "firewalls"},
-		{"reset", &net.OpError{Op: "read", Err: sys(syscall.ECONNRESET)}, fault.KafkaUnreachable, "dial", ""},
-		{"no route", dial(sys(syscall.EHOSTUNREACH)), fault.KafkaUnreachable, "dial", ""},
-		{"cut", io.EOF, fault.KafkaUnreachable, "dial", ""},
-		{"cut in a frame", io.ErrUnexpectedEOF, fault.KafkaUnreachable, "dial", ""},
-		{"closed at once", &kgo.ErrFirstReadEOF{}, fault.KafkaUnreachable, "dial", "KAFKA_TLS"},
+		{"name unknown", dial(&net.DNSError{Err: "no such host", Name: "kafka", IsNotFound: true}), fault.KafkaNameUnknown, "dial", "getent hosts kafka"},
+		{"resolver down", dial(&net.DNSError{Err: "server misbehaving", Name: "kafka"}), fault.KafkaResolver, "dial", "resolver"},
+		{"resolver slow", dial(&net.DNSError{Err: "i/o timeout", Name: "kafka", IsTimeout: true}), fault.KafkaResolver, "dial", "resolver"},
+		{"refused", dial(sys(syscall.ECONNREFUSED)), fault.KafkaRefused, "dial", "broker runs"},
+		{"timeout", dial(os.ErrDeadlineExceeded), fault.KafkaTimeout, "timeout", "firewalls"},
+		{"timeout of the system", dial(sys(syscall.ETIMEDOUT)), fault.KafkaTimeout, "timeout", "firewalls"},
+		{"timeout of an answer", &net.OpError{Op: "read", Err: os.ErrDeadlineExceeded}, fault.KafkaSilent, "timeout", "KAFKA_REQUEST_TIMEOUT"},
+		{"timeout of the caller", context.DeadlineExceeded, fault.KafkaSilent, "timeout", ""},
+		{"reset", &net.OpError{Op: "read", Err: sys(syscall.ECONNRESET)}, fault.KafkaReset, "dial", ""},
+		{"no route", dial(sys(syscall.EHOSTUNREACH)), fault.KafkaNoRoute, "dial", "ip route"},
+		{"cut", io.EOF, fault.KafkaReset, "dial", ""},
+		{"cut in a frame", io.ErrUnexpectedEOF, fault.KafkaReset, "dial", ""},
+		{"closed at the first request", &kgo.ErrFirstReadEOF{}, fault.KafkaSASLMissing, "sasl", "KAFKA_SASL_MECHANISM"},
 		{"other system error", dial(sys(syscall.EMFILE)), fault.KafkaUnreachable, "dial", ""},
 
-		{"authority", dial(&tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}), fault.KafkaTLS, "tls", "KAFKA_TLS_CA_FILE"},
-		{"name of certificate", dial(&tls.CertificateVerificationError{Err: x509.HostnameError{Certificate: &x509.Certificate{}, Host: "h"}}), fault.KafkaTLS, "tls", "KAFKA_TLS_SERVER_NAME"},
-		{"expired", &tls.CertificateVerificationError{Err: x509.CertificateInvalidError{Reason: x509.Expired}}, fault.KafkaTLS, "tls", "renew"},
+		{"authority", dial(&tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}), fault.KafkaCertAuthority, "tls", "KAFKA_TLS_CA_FILE"},
+		{"name of certificate", dial(&tls.CertificateVerificationError{Err: x509.HostnameError{Certificate: &x509.Certificate{}, Host: "h"}}), fault.KafkaCertName, "tls", "KAFKA_TLS_SERVER_NAME"},
+		{"expired", &tls.CertificateVerificationError{Err: x509.CertificateInvalidError{Reason: x509.Expired}}, fault.KafkaCertExpired, "tls", "renew"},
+		{"not for servers", &tls.CertificateVerificationError{Err: x509.CertificateInvalidError{Reason: x509.IncompatibleUsage}}, fault.KafkaTLS, "tls", "openssl"},
 		{"verification", &tls.CertificateVerificationError{Err: errors.New("x")}, fault.KafkaTLS, "tls", ""},
-		{"plaintext port", tls.RecordHeaderError{}, fault.KafkaTLS, "tls", "KAFKA_TLS=false"},
-		{"alert", &net.OpError{Op: "remote error", Err: errors.New("tls: bad certificate")}, fault.KafkaTLS, "tls", "KAFKA_TLS_CERT_FILE"},
+		{"plaintext port", tls.RecordHeaderError{}, fault.KafkaPlaintextPort, "tls", "KAFKA_TLS=false"},
+		{"alert: certificate required", alert(116), fault.KafkaClientCert, "tls", "KAFKA_TLS_CERT_FILE"},
+		{"alert: bad certificate", alert(42), fault.KafkaClientRefused, "tls", "truststore"},
+		{"alert: unknown authority", alert(48), fault.KafkaClientRefused, "tls", "truststore"},
+		{"alert: no common cipher", alert(40), fault.KafkaTLS, "tls", "ssl.enabled.protocols"},
+		{"alert: protocol version", dial(alert(70)), fault.KafkaTLS, "tls", "ssl.enabled.protocols"},
+		{"alert of a type unknown", &net.OpError{Op: "remote error", Err: errors.New("tls: bad certificate")}, fault.KafkaTLS, "tls", ""},
 
 		{"password", kerr.SaslAuthenticationFailed, fault.KafkaAuth, "sasl", "KAFKA_SASL_PASSWORD"},
-		{"mechanism", kerr.UnsupportedSaslMechanism, fault.KafkaAuth, "sasl", "enabled.mechanisms"},
-		{"no SASL wanted", kerr.IllegalSaslState, fault.KafkaAuth, "sasl", "protocol"},
+		{"mechanism", kerr.UnsupportedSaslMechanism, fault.KafkaSASLMechanism, "sasl", "enabled.mechanisms"},
+		{"no SASL wanted", kerr.IllegalSaslState, fault.KafkaSASLUnwanted, "sasl", "unset KAFKA_SASL_MECHANISM"},
 		{"topic right", fmt.Errorf("produce: %w", kerr.TopicAuthorizationFailed), fault.KafkaDenied, "authz", "grant"},
 		{"id right", kerr.TransactionalIDAuthorizationFailed, fault.KafkaDenied, "authz", ""},
 		{"cluster right", kerr.ClusterAuthorizationFailed, fault.KafkaDenied, "authz", ""},
@@ -101,6 +116,9 @@ func TestClassify(t *testing.T) {
 			}
 			if f.Reason() == "" || !strings.Contains(f.Remedy(), c.fix) {
 				t.Errorf("why %q, fix %q lacks %q", f.Reason(), f.Remedy(), c.fix)
+			}
+			if connection := fault.IsConnection(got); connection != (c.kind != "other") {
+				t.Errorf("a connection fault: %t", connection)
 			}
 			if kind := kafka.ErrorType(c.err); kind != c.kind {
 				t.Errorf("type %s, want %s", kind, c.kind)

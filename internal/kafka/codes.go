@@ -11,8 +11,8 @@ import (
 // earns its line by being understood.
 var brokerCodes = map[int16]*fault.Code{
 	kerr.SaslAuthenticationFailed.Code: fault.KafkaAuth,
-	kerr.UnsupportedSaslMechanism.Code: fault.KafkaAuth,
-	kerr.IllegalSaslState.Code:         fault.KafkaAuth,
+	kerr.UnsupportedSaslMechanism.Code: fault.KafkaSASLMechanism,
+	kerr.IllegalSaslState.Code:         fault.KafkaSASLUnwanted,
 
 	kerr.TopicAuthorizationFailed.Code:           fault.KafkaDenied,
 	kerr.GroupAuthorizationFailed.Code:           fault.KafkaDenied,

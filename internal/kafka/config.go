@@ -40,7 +40,7 @@ const (
 // mean the defaults, so a literal with brokers alone is complete.
 type Config struct {
 	Brokers           []string      `name:"kafka-brokers" also:"KAFKA_BOOTSTRAP_SERVERS" placeholder:"HOST:PORT" help:"Brokers to start from, comma-separated."`
-	ConnectionTimeout time.Duration `name:"kafka-connection-timeout" default:"10s" help:"Longest time to connect to a broker, TLS included."`
+	ConnectionTimeout time.Duration `name:"kafka-connection-timeout" default:"10s" help:"Longest time to connect to a broker, TLS and authentication included."`
 	RequestTimeout    time.Duration `name:"kafka-request-timeout" default:"30s" help:"Longest time for one request and its answer."`
 	Compression       string        `name:"kafka-compression" default:"zstd" help:"Codec of produced batches: none, gzip, snappy, lz4 or zstd."`
 	TLS               TLS           `embed:""`
@@ -48,6 +48,11 @@ type Config struct {
 
 	// ClientID is the first part of every client id; the role is the second.
 	ClientID string `kong:"-"`
+	// Once has the first failure to connect stand, for whoever wants to know
+	// what is wrong rather than to get through.
+	Once bool `kong:"-"`
+	// Trace is told how connections end. May be nil.
+	Trace *Trace `kong:"-"`
 }
 
 // TLS says whether and how connections are encrypted.
@@ -62,9 +67,10 @@ type TLS struct {
 
 // SASL says who the client is. An empty mechanism means nobody.
 type SASL struct {
-	Mechanism    string      `name:"kafka-sasl-mechanism" placeholder:"NAME" help:"plain, scram-sha-256 or scram-sha-512."`
-	Username     string      `name:"kafka-sasl-username" placeholder:"NAME" help:"User to authenticate as."`
-	Password     secret.Text `name:"kafka-sasl-password" help:"Password; environment or file only."`
+	Mechanism    string      `name:"kafka-sasl-mechanism" placeholder:"NAME" help:"plain, scram-sha-256, scram-sha-512, oauthbearer or aws-msk-iam."`
+	Username     string      `name:"kafka-sasl-username" placeholder:"NAME" help:"User to authenticate as; the access key of aws-msk-iam."`
+	Password     secret.Text `name:"kafka-sasl-password" help:"Password, token of oauthbearer or secret key of aws-msk-iam; environment or file only."`
+	SessionToken secret.Text `name:"kafka-sasl-session-token" help:"Session token of aws-msk-iam; environment or file only."`
 	PasswordFile string      `name:"kafka-sasl-password-file" placeholder:"FILE" help:"File with the password, read at each authentication."`
 }
 

@@ -1,10 +1,8 @@
 package kafka
 
 import (
-	"net"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -63,23 +61,27 @@ func (m *Metrics) Denied(err error) {
 
 // ErrorType names the kind of a connection error: the label of the metric.
 func ErrorType(err error) string {
-	e := fault.As(Classify("", err))
-	switch e.Code {
-	case fault.KafkaTLS:
-		return "tls"
-	case fault.KafkaAuth:
-		return "sasl"
-	case fault.KafkaDenied:
-		return "authz"
-	case fault.KafkaVersion:
-		return "protocol"
-	case fault.KafkaUnreachable:
-		if isTimeout(err) {
-			return "timeout"
-		}
+	// A name that does not resolve and a port where nobody listens are both
+	// "dial": the label set is older than the classes.
+	switch class := fault.CodeOf(Classify("", err)).Connection(); class {
+	case "dns", "network":
 		return "dial"
+	case "":
+		return "other"
+	default:
+		return class
 	}
-	return "other"
+}
+
+// connected counts an attempt to connect. A nil Metrics counts nothing.
+func (m *Metrics) connected(err error) {
+	switch {
+	case m == nil:
+	case err != nil:
+		m.errors.WithLabelValues(ErrorType(err)).Inc()
+	default:
+		m.connections.Inc()
+	}
 }
 
 // hooks returns the hooks of one client.
@@ -141,14 +143,4 @@ func (h *clientHooks) OnClientClosed(*kgo.Client) {
 	if h.m.live[h.role] == h.k {
 		delete(h.m.live, h.role)
 	}
-}
-
-// OnBrokerConnect implements kgo.HookBrokerConnect. The error covers the dial,
-// the handshake and the authentication: the client calls it after all three.
-func (h *clientHooks) OnBrokerConnect(_ kgo.BrokerMetadata, _ time.Duration, _ net.Conn, err error) {
-	if err != nil {
-		h.m.errors.WithLabelValues(ErrorType(err)).Inc()
-		return
-	}
-	h.m.connections.Inc()
 }

@@ -42,11 +42,11 @@ func (c *Config) Options(role string, log zerolog.Logger, m *Metrics) ([]kgo.Opt
 		kgo.ProducerBatchCompression(codec),
 		kgo.WithLogger(newLogger(log.With().Str("component", "kafka").Str("role", role).Logger())),
 	}
+	d := dialler{timeout: c.connectionTimeout(), final: c.Once}
 	if on, _ := c.TLSEnabled(); on {
-		opts = append(opts, kgo.Dialer(c.dialTLS()))
-	} else {
-		opts = append(opts, kgo.DialTimeout(c.connectionTimeout()))
+		d.tls = &c.TLS
 	}
+	opts = append(opts, kgo.Dialer(d.dial), kgo.WithHooks(connections{trace: c.Trace, metrics: m}))
 	if c.SASL.Mechanism != "" {
 		mech, err := c.SASL.mechanism()
 		if err != nil {

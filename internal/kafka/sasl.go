@@ -7,8 +7,11 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/twmb/franz-go/pkg/sasl"
+	"github.com/twmb/franz-go/pkg/sasl/aws"
+	"github.com/twmb/franz-go/pkg/sasl/oauth"
 	"github.com/twmb/franz-go/pkg/sasl/plain"
 	"github.com/twmb/franz-go/pkg/sasl/scram"
 
@@ -21,7 +24,12 @@ const (
 	mechPlain  = "plain"
 	mechSHA256 = "scram-sha-256"
 	mechSHA512 = "scram-sha-512"
+	mechOAuth  = "oauthbearer"
+	mechMSKIAM = "aws-msk-iam"
 )
+
+// mechanisms is the list for people.
+const mechanisms = "plain, scram-sha-256, scram-sha-512, oauthbearer and aws-msk-iam"
 
 // maxSecretFile bounds what is read as a password: a wrong path that names a
 // log or a device must not fill memory.
@@ -40,11 +48,12 @@ func (c *Config) validateSASL() []*fault.Error {
 		return faults
 	}
 	switch plainName(s.Mechanism) {
-	case mechPlain, mechSHA256, mechSHA512:
+	case mechPlain, mechSHA256, mechSHA512, mechOAuth, mechMSKIAM:
 	default:
-		bad(fmt.Sprintf("KAFKA_SASL_MECHANISM is %q", s.Mechanism), "known mechanisms are plain, scram-sha-256 and scram-sha-512", "KAFKA_SASL_MECHANISM=scram-sha-512")
+		bad(fmt.Sprintf("KAFKA_SASL_MECHANISM is %q", s.Mechanism), "known mechanisms are "+mechanisms, "KAFKA_SASL_MECHANISM=scram-sha-512")
 	}
-	if s.Username == "" {
+	// A token says itself whose it is.
+	if s.Username == "" && plainName(s.Mechanism) != mechOAuth {
 		bad("KAFKA_SASL_USERNAME is not set", "the mechanism needs a user", "KAFKA_SASL_USERNAME=<user>")
 	}
 	switch {
@@ -62,18 +71,29 @@ func (c *Config) validateSASL() []*fault.Error {
 }
 
 // mechanism returns the client's side of the authentication. The password is
-// asked for each time, so a rotated file is used at the next connection.
+// asked for each time, so a rotated file is used at the next connection. It is
+// the token of oauthbearer and the secret key of aws-msk-iam.
 func (s SASL) mechanism() (sasl.Mechanism, error) {
 	switch plainName(s.Mechanism) {
 	case mechPlain:
-		return plain.Plain(func(context.Context) (plain.Auth, error) {
+		return marked{plain.Plain(func(context.Context) (plain.Auth, error) {
 			pass, err := s.password()
 			return plain.Auth{User: s.Username, Pass: pass.Reveal()}, err
-		}), nil
+		})}, nil
 	case mechSHA256:
-		return scram.Sha256(s.scram), nil
+		return marked{scram.Sha256(s.scram)}, nil
 	case mechSHA512:
-		return scram.Sha512(s.scram), nil
+		return marked{scram.Sha512(s.scram)}, nil
+	case mechOAuth:
+		return marked{oauth.Oauth(func(context.Context) (oauth.Auth, error) {
+			token, err := s.password()
+			return oauth.Auth{Zid: s.Username, Token: token.Reveal()}, err
+		})}, nil
+	case mechMSKIAM:
+		return marked{aws.ManagedStreamingIAM(func(context.Context) (aws.Auth, error) {
+			key, err := s.password()
+			return aws.Auth{AccessKey: s.Username, SecretKey: key.Reveal(), SessionToken: s.SessionToken.Reveal()}, err
+		})}, nil
 	}
 	return nil, fault.New(fault.ConfigInvalid, "KAFKA_SASL_MECHANISM is %q", s.Mechanism)
 }
@@ -112,3 +132,52 @@ type saslFileError struct{ err error }
 
 func (e *saslFileError) Error() string { return "read the password file: " + e.err.Error() }
 func (e *saslFileError) Unwrap() error { return e.err }
+
+// saslError marks a failure of our own side of an authentication: what the
+// broker answered cannot be. The cause is not printed, as a library may quote
+// in it what was exchanged.
+type saslError struct {
+	mechanism string
+	refused   bool // the answer is the mechanism's own way to say no
+	err       error
+}
+
+func (e *saslError) Error() string { return "authenticate with " + e.mechanism }
+func (e *saslError) Unwrap() error { return e.err }
+
+// marked is a mechanism whose errors have a type.
+type marked struct{ sasl.Mechanism }
+
+// Authenticate implements sasl.Mechanism.
+func (m marked) Authenticate(ctx context.Context, host string) (sasl.Session, []byte, error) {
+	s, first, err := m.Mechanism.Authenticate(ctx, host)
+	if err != nil {
+		return nil, nil, mark(&saslError{mechanism: m.Name(), err: err})
+	}
+	return markedSession{s, m.Name()}, first, nil
+}
+
+type markedSession struct {
+	sasl.Session
+	mechanism string
+}
+
+// Challenge implements sasl.Session.
+func (s markedSession) Challenge(challenge []byte) (bool, []byte, error) {
+	done, answer, err := s.Session.Challenge(challenge)
+	if err != nil {
+		// Who presents a token or a signature is answered with an empty or an
+		// explaining challenge; there is nothing else to be read from it.
+		no := !strings.HasPrefix(s.mechanism, "SCRAM")
+		return false, nil, mark(&saslError{mechanism: s.mechanism, refused: no, err: err})
+	}
+	return done, answer, nil
+}
+
+func mark(e *saslError) error {
+	var file *saslFileError
+	if errors.As(e.err, &file) {
+		return e.err
+	}
+	return e
+}

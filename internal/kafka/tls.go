@@ -1,12 +1,10 @@
 package kafka
 
 import (
-	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 
 	"github.com/holdwall/outbox-relay/internal/fault"
@@ -67,22 +65,6 @@ func (c *Config) validateTLS() []*fault.Error {
 		}
 	}
 	return faults
-}
-
-// dialTLS returns the dial function of an encrypted client. The files are read
-// again at each dial, which is rare: a renewed certificate or authority is in
-// use at the next connection without a restart or a watcher.
-func (c *Config) dialTLS() func(ctx context.Context, network, addr string) (net.Conn, error) {
-	t, timeout := c.TLS, c.connectionTimeout()
-	return func(ctx context.Context, network, addr string) (net.Conn, error) {
-		cfg, err := t.config()
-		if err != nil {
-			return nil, &tlsFileError{err: err}
-		}
-		// The time-out of the inner dialer covers the handshake as well.
-		d := tls.Dialer{NetDialer: &net.Dialer{Timeout: timeout}, Config: cfg}
-		return d.DialContext(ctx, network, addr)
-	}
 }
 
 func (t TLS) config() (*tls.Config, error) {

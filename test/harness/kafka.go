@@ -21,13 +21,17 @@ import (
 // errNotOurs answers an attempt to break a server that the environment gave.
 var errNotOurs = errors.New("this server was given by the environment and is not the harness's to stop")
 
-type kafkaPorts struct{ client, direct, controller int }
+type kafkaPorts struct {
+	client, direct, controller int
+	more                       []int // of KafkaConfig.Listeners
+}
 
 // KafkaServer is one Apache Kafka node, broker and controller in one JVM.
 // Its methods are for one goroutine at a time.
 type KafkaServer struct {
-	brokers []string // what clients under test are told
-	direct  []string // past any proxy
+	brokers []string          // what clients under test are told
+	direct  []string          // past any proxy
+	more    map[string]string // addresses of KafkaConfig.Listeners
 	cfg     KafkaConfig
 	java    string
 	libs    string
@@ -88,11 +92,15 @@ func (k *KafkaServer) properties() string { return filepath.Join(k.dir, "server.
 
 // format chooses the ports and writes the configuration and the data folder.
 func (k *KafkaServer) format(ctx context.Context) error {
-	free, err := freePorts(3)
+	free, err := freePorts(3 + len(k.cfg.Listeners))
 	if err != nil {
 		return err
 	}
-	ports := kafkaPorts{client: free[0], direct: free[1], controller: free[2]}
+	ports := kafkaPorts{client: free[0], direct: free[1], controller: free[2], more: free[3:]}
+	k.more = make(map[string]string, len(ports.more))
+	for i, l := range k.cfg.Listeners {
+		k.more[l.Name] = hostPort(ports.more[i])
+	}
 	advertised := hostPort(ports.client)
 	if k.cfg.Advertised != nil {
 		if advertised, err = k.cfg.Advertised(advertised); err != nil {
@@ -108,8 +116,11 @@ func (k *KafkaServer) format(ctx context.Context) error {
 	var id [16]byte
 	rand.Read(id[:])
 	id[0] &= 0x3f // Kafka refuses ids that begin with a dash
-	cmd := exec.CommandContext(ctx, k.java, KafkaConfig{}.javaArgs(k.libs, "kafka.tools.StorageTool",
-		"format", "-t", base64.RawURLEncoding.EncodeToString(id[:]), "-c", k.properties())...)
+	args := []string{"format", "-t", base64.RawURLEncoding.EncodeToString(id[:]), "-c", k.properties()}
+	for _, credential := range k.cfg.Scram {
+		args = append(args, "--add-scram", credential)
+	}
+	cmd := exec.CommandContext(ctx, k.java, KafkaConfig{}.javaArgs(k.libs, "kafka.tools.StorageTool", args...)...)
 	cmd.Dir = k.dir
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("format the kafka storage: %w\n%s", err, tail(out, 20))
@@ -175,6 +186,9 @@ func (k *KafkaServer) Brokers() []string { return k.brokers }
 
 // Direct returns the addresses past any proxy, for what checks.
 func (k *KafkaServer) Direct() []string { return k.direct }
+
+// Listener returns the address of one of KafkaConfig.Listeners.
+func (k *KafkaServer) Listener(name string) string { return k.more[name] }
 
 // Client returns a client on the direct listener. The caller closes it.
 func (k *KafkaServer) Client(opts ...kgo.Opt) (*kgo.Client, error) {

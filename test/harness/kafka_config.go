@@ -20,11 +20,23 @@ type KafkaConfig struct {
 	JVMArgs []string
 	// Properties are added to server.properties and win over the defaults.
 	Properties map[string]string
+	// Listeners are further ones, each on a port of its own.
+	Listeners []KafkaListener
+	// Scram are credentials made with the storage, as its tool reads them:
+	// SCRAM-SHA-256=[name=u,password=p].
+	Scram []string
 	// Advertised is called once with the address of the client listener
 	// before the broker starts, and returns the address that the broker tells
 	// clients: the place to put a proxy in front. The direct listener, which
 	// the broker itself and the checker use, is not affected.
 	Advertised func(listener string) (advertised string, err error)
+}
+
+// KafkaListener is a listener besides those that every broker has.
+type KafkaListener struct {
+	Name       string            // upper case
+	Protocol   string            // SSL, SASL_SSL, SASL_PLAINTEXT
+	Properties map[string]string // of this listener, without listener.name.<name>
 }
 
 func (c KafkaConfig) heap() string {
@@ -106,6 +118,15 @@ func (c KafkaConfig) serverProperties(dir string, ports kafkaPorts, advertised s
 		"log.retention.check.interval.ms": "1000",
 		"log.segment.delete.delay.ms":     "500",
 		"log.initial.task.delay.ms":       "500",
+	}
+	for i, l := range c.Listeners {
+		address := "," + l.Name + "://" + hostPort(ports.more[i])
+		props["listeners"] += address
+		props["advertised.listeners"] += address
+		props["listener.security.protocol.map"] += "," + l.Name + ":" + l.Protocol
+		for key, value := range l.Properties {
+			props["listener.name."+strings.ToLower(l.Name)+"."+key] = value
+		}
 	}
 	maps.Copy(props, c.Properties)
 

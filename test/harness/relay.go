@@ -28,6 +28,12 @@ type Relay struct {
 // lines are in the test's log.
 func StartRelay(t testing.TB, bin string, env map[string]string, args ...string) *Relay {
 	t.Helper()
+	return StartCommand(t, bin, env, append([]string{"serve"}, args...)...)
+}
+
+// StartCommand is StartRelay for any command.
+func StartCommand(t testing.TB, bin string, env map[string]string, args ...string) *Relay {
+	t.Helper()
 	env = maps.Clone(env)
 	if env == nil {
 		env = map[string]string{}
@@ -42,7 +48,7 @@ func StartRelay(t testing.TB, bin string, env map[string]string, args ...string)
 	r := &Relay{book: newLogBook(), health: "http://" + env["HEALTH_ADDR"]}
 	r.stdout, r.stderr = &stream{book: r.book}, &stream{book: r.book}
 
-	cmd := exec.Command(bin, append([]string{"serve"}, args...)...)
+	cmd := exec.Command(bin, args...)
 	cmd.Env = childEnv(env)
 	cmd.Stdout, cmd.Stderr = r.stdout, r.stderr
 	// A descendant that holds the pipes open must not hold the test up.
@@ -72,6 +78,13 @@ type Output struct {
 // RunRelay runs any command of the binary to its end, such as init.
 func RunRelay(t testing.TB, bin string, env map[string]string, args ...string) Output {
 	t.Helper()
+	return KillRelay(t, bin, env, nil, args...)
+}
+
+// KillRelay is RunRelay, and ends the command with SIGKILL when the channel
+// has something to say before it ends by itself.
+func KillRelay(t testing.TB, bin string, env map[string]string, now <-chan time.Time, args ...string) Output {
+	t.Helper()
 	var stdout, stderr bytes.Buffer
 	cmd := exec.Command(bin, args...)
 	cmd.Env = childEnv(env)
@@ -80,6 +93,14 @@ func RunRelay(t testing.TB, bin string, env map[string]string, args ...string) O
 	p, err := start(cmd, syscall.SIGKILL)
 	if err != nil {
 		t.Fatal(err)
+	}
+	select {
+	case <-now:
+		if err := p.kill(); err != nil {
+			t.Error(err)
+		}
+	case <-p.done:
+	case <-t.Context().Done():
 	}
 	if err := p.wait(t.Context()); err != nil {
 		if killed := p.kill(); killed != nil {
