@@ -2,6 +2,7 @@ package dlq
 
 import (
 	"bytes"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -41,6 +42,15 @@ func testLetter() Letter {
 	}
 }
 
+// consumerLetter is one of a group that could not handle a replay.
+func consumerLetter() Letter {
+	l := testLetter()
+	l.Reason, l.Stage, l.Component, l.Code, l.Message = Handler, TaskPut, "consumer", "OBX-2200", "the handler gave up"
+	l.Group, l.HasSource, l.SourcePartition, l.SourceOffset = "billing", true, 3, 1<<40
+	l.Attempts, l.NextAt, l.Backoff = 3, testTime.Add(4*time.Minute), 4*time.Minute
+	return l
+}
+
 func TestRoundTrip(t *testing.T) {
 	plain := testLetter()
 	tombstone := testLetter()
@@ -50,7 +60,12 @@ func TestRoundTrip(t *testing.T) {
 	omitted := testLetter()
 	omitted.Value, omitted.Key = nil, nil
 	omitted.Omitted = Omitted{Payload: true, PayloadSHA256: "ab", PayloadBytes: 7, Key: true, KeySHA256: "cd", UserHeaders: 3, CutHeaders: 1}
-	for name, l := range map[string]Letter{"plain": plain, "tombstone": tombstone, "poor": poor, "omitted": omitted} {
+	ofConsumer := consumerLetter()
+	first := consumerLetter() // the first record of the first partition
+	first.SourcePartition, first.SourceOffset, first.NextAt, first.Backoff = 0, 0, time.Time{}, 0
+	for name, l := range map[string]Letter{
+		"plain": plain, "tombstone": tombstone, "poor": poor, "omitted": omitted, "of a consumer": ofConsumer, "of the first record": first,
+	} {
 		t.Run(name, func(t *testing.T) {
 			r := l.Record("t.dlq", 0)
 			if last := r.Headers[len(r.Headers)-1]; last.Key != outbox.HeaderCheckpoint || !bytes.Equal(last.Value, l.Checkpoint) {
@@ -70,9 +85,16 @@ func TestRoundTrip(t *testing.T) {
 func TestGolden(t *testing.T) {
 	large := testLetter()
 	large.Value = bytes.Repeat([]byte("x"), 5000)
+	consumer := consumerLetter()
+	again, err := consumer.Replay(testTime)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for name, r := range map[string]*kgo.Record{
 		"letter":          testLetter().Record("outbox.events.dlq", 0),
 		"payload_omitted": large.Record("outbox.events.dlq", 4000),
+		"consumer":        consumer.Record("outbox.events.dlq", 0),
+		"replay":          again,
 	} {
 		t.Run(name, func(t *testing.T) {
 			var b strings.Builder
@@ -192,10 +214,55 @@ func TestNew(t *testing.T) {
 	}
 }
 
+// What a replay carries is counted on, and is not the next letter's own.
+func TestLetterOfAReplay(t *testing.T) {
+	was := consumerLetter()
+	rec, err := was.Replay(testTime)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := len(rec.Headers) - len(was.Headers); n != 4 {
+		t.Errorf("a replay has %d headers more", n)
+	}
+	l := Of(rec, testTime)
+	if l.Attempts != 4 || l.Group != "" || len(l.Headers) != len(was.Headers) {
+		t.Errorf("%+v", l)
+	}
+	back, err := Parse(l.Record("t", 0))
+	if err != nil || back.Attempts != 4 {
+		t.Errorf("%d attempts, %v", back.Attempts, err)
+	}
+	// A consumer may be given any record, also one of a topic of letters.
+	nested := Of(l.Record("t", 0), testTime)
+	if nested.Attempts != 5 || len(nested.Headers) != len(was.Headers) {
+		t.Errorf("%+v", nested)
+	}
+	for _, bad := range []string{"", "x", "-1", "0", "2147483647"} {
+		rec := &kgo.Record{Headers: []kgo.RecordHeader{{Key: outbox.HeaderAttempts, Value: []byte(bad)}}}
+		if l := Of(rec, testTime); l.Attempts != 1 {
+			t.Errorf("%q: %d attempts", bad, l.Attempts)
+		}
+	}
+}
+
+func TestReplayNeedsTheWhole(t *testing.T) {
+	for _, o := range []Omitted{{Payload: true}, {Key: true}, {UserHeaders: 1}, {CutHeaders: 1}} {
+		l := testLetter()
+		l.Omitted = o
+		whole := (*OmittedError)(nil)
+		if _, err := l.Replay(testTime); !errors.As(err, &whole) || whole.Omitted != o || whole.ID != "0198c0de" {
+			t.Errorf("%+v: got %v", o, err)
+		}
+	}
+}
+
 func TestParseRefuses(t *testing.T) {
-	for _, name := range []string{headerErrTask, headerAttempts, headerFirstAt, headerAt, headerPayloadBytes, headerPartition, headerUserOmitted} {
+	for _, name := range []string{headerErrTask, headerAttempts, headerFirstAt, headerAt, headerPayloadBytes, headerPartition, headerUserOmitted, headerErrOffset, headerNextAt, headerBackoff} {
 		for _, value := range []string{"", "x", "-1", "4294967296"} {
 			r := testLetter().Record("t", 0)
+			if name == headerErrOffset && (value == "" || value == "4294967296") {
+				continue
+			}
 			r.Headers = append(r.Headers, kgo.RecordHeader{Key: name, Value: []byte(value)})
 			if _, err := Parse(r); err == nil || !strings.Contains(err.Error(), name) {
 				t.Errorf("%s=%q: got %v", name, value, err)
@@ -214,7 +281,7 @@ func TestTopics(t *testing.T) {
 	}{{1 << 20, "8388608"}, {4 << 20, "16777216"}, {60 << 20, "67108864"}, {100 << 20, "104857600"}} {
 		got := Topics(DefaultTopic("e"), tc.events)
 		if len(got) != 2 || got[0].Name != "e.dlq" || got[1].Name != "e.dlq.state" ||
-			got[0].Configs["max.message.bytes"] != tc.want || got[0].Configs["retention.ms"] != "-1" || got[1].Configs["cleanup.policy"] != "compact" {
+			got[0].Configs["max.message.bytes"] != tc.want || got[0].Configs["retention.ms"] != "-1" || got[1].Configs["cleanup.policy"] != "compact" || got[1].Configs["segment.bytes"] == "" {
 			t.Errorf("%d: got %+v", tc.events, got)
 		}
 	}

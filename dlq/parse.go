@@ -21,7 +21,14 @@ func Parse(r *kgo.Record) (Letter, error) {
 		switch h.Key {
 		case headerErrTopic:
 			l.Topic = v
-		case headerErrPartition, headerErrOffset:
+		case headerErrPartition:
+			if v != "" {
+				l.HasSource, l.SourcePartition = true, int32(p.number(h.Key, v))
+			}
+		case headerErrOffset:
+			if v != "" {
+				l.SourceOffset = p.long(h.Key, v)
+			}
 		case headerErrConnector:
 			l.Relay = v
 		case headerErrTask:
@@ -42,6 +49,12 @@ func Parse(r *kgo.Record) (Letter, error) {
 			l.FirstAt = p.time(h.Key, v)
 		case headerAt:
 			l.At = p.time(h.Key, v)
+		case headerNextAt:
+			l.NextAt = p.time(h.Key, v)
+		case headerBackoff:
+			l.Backoff = time.Duration(p.number(h.Key, v)) * time.Second
+		case headerGroup:
+			l.Group = v
 		case headerVersion:
 			l.RelayVersion = v
 		case headerPartition:
@@ -87,6 +100,16 @@ func (p *parser) number(name, v string) int {
 	}
 	p.fail(name, err)
 	return int(n)
+}
+
+// long reads an offset.
+func (p *parser) long(name, v string) int64 {
+	n, err := strconv.ParseInt(v, 10, 64)
+	if err == nil && n < 0 {
+		err = strconv.ErrRange
+	}
+	p.fail(name, err)
+	return n
 }
 
 func (p *parser) time(name, v string) time.Time {

@@ -14,8 +14,9 @@ import (
 	"github.com/holdwall/outbox-relay/outbox"
 )
 
-// Headers of the envelope. Partition and offset are written empty: Connect
+// Headers of the envelope. The relay writes partition and offset empty: Connect
 // sets them for sinks only, and readers of its letters expect them to be there.
+// A consumer's letter has them.
 const (
 	headerErrTopic     = "__connect.errors.topic"
 	headerErrPartition = "__connect.errors.partition"
@@ -28,9 +29,12 @@ const (
 	headerErrMessage   = "__connect.errors.exception.message"
 
 	headerReason         = "outbox.dlq.reason"
-	headerAttempts       = "outbox.dlq.attempts"
+	headerAttempts       = outbox.HeaderAttempts
+	headerGroup          = outbox.HeaderGroup
 	headerFirstAt        = "outbox.dlq.first_at"
 	headerAt             = "outbox.dlq.at"
+	headerNextAt         = "outbox.dlq.next_at" // only if the scheduler is to replay it
+	headerBackoff        = "outbox.dlq.backoff_seconds"
 	headerVersion        = "outbox.dlq.relay_version"
 	headerPartition      = "outbox.dlq.partition" // only if the row asked for one
 	headerPayloadOmitted = "outbox.dlq.payload_omitted"
@@ -42,7 +46,16 @@ const (
 	headerHeadersCut     = "outbox.dlq.headers_cut"
 )
 
+// ofEnvelope tells whether a header is the envelope's or a replay's, and not
+// the original's. Headers that the relay renamed are the original's.
+func ofEnvelope(name string) bool {
+	return strings.HasPrefix(name, envelopeOwn) && !strings.HasPrefix(name, outbox.RejectedPrefix) ||
+		strings.HasPrefix(name, outbox.ReservedErrorsPrefix)
+}
+
 const (
+	envelopeOwn = outbox.ReservedPrefix + "dlq."
+
 	timeFormat = "2006-01-02T15:04:05.000000Z07:00"
 
 	// maxText bounds the envelope's own texts, and what is left of an
@@ -133,14 +146,18 @@ func cut(s string) string {
 }
 
 func (l *Letter) build(topic string) *kgo.Record {
-	h := make([]kgo.RecordHeader, 0, len(l.Headers)+24)
+	h := make([]kgo.RecordHeader, 0, len(l.Headers)+28)
 	h = append(h, l.Headers...)
 	add := func(name, value string) {
 		h = append(h, kgo.RecordHeader{Key: name, Value: []byte(cut(value))})
 	}
 	add(headerErrTopic, l.Topic)
-	add(headerErrPartition, "")
-	add(headerErrOffset, "")
+	partition, offset := "", ""
+	if l.HasSource {
+		partition, offset = strconv.Itoa(int(l.SourcePartition)), strconv.FormatInt(l.SourceOffset, 10)
+	}
+	add(headerErrPartition, partition)
+	add(headerErrOffset, offset)
 	add(headerErrConnector, l.Relay)
 	add(headerErrTask, strconv.Itoa(l.Lane))
 	add(headerErrStage, string(l.Stage))
@@ -151,6 +168,13 @@ func (l *Letter) build(topic string) *kgo.Record {
 	add(headerAttempts, strconv.Itoa(l.Attempts))
 	add(headerFirstAt, formatTime(l.FirstAt))
 	add(headerAt, formatTime(l.At))
+	if !l.NextAt.IsZero() {
+		add(headerNextAt, formatTime(l.NextAt))
+		add(headerBackoff, strconv.FormatInt(int64(l.Backoff/time.Second), 10))
+	}
+	if l.Group != "" {
+		add(headerGroup, l.Group)
+	}
 	add(headerVersion, l.RelayVersion)
 	if n, ok := l.Partition.Get(); ok {
 		add(headerPartition, strconv.Itoa(int(n)))

@@ -1,12 +1,15 @@
 package dlq
 
-import "strconv"
+import (
+	"strconv"
+	"time"
+)
 
 // DefaultTopic returns the topic of letters that belongs to an events topic.
 func DefaultTopic(events string) string { return events + ".dlq" }
 
 // StateTopic returns the topic that tells what became of the letters of a
-// topic: keyed by event id, replayed, purged or parked.
+// topic: keyed by event id, replayed, purged, released or deferred.
 func StateTopic(topic string) string { return topic + ".state" }
 
 // TopicSettings describe a topic for whoever creates or checks it.
@@ -25,6 +28,8 @@ const (
 	moreThanEvents = 4
 	// mostMaxBytes keeps the settings below what the client writes at once.
 	mostMaxBytes = 64 << 20
+
+	stateSegmentBytes = 16 << 20
 )
 
 // Topics returns the settings of a topic of letters and of its state topic,
@@ -46,7 +51,15 @@ func Topics(topic string, eventsMaxBytes int) []TopicSettings {
 		{
 			Name:       StateTopic(topic),
 			Partitions: 1,
-			Configs:    map[string]string{"cleanup.policy": "compact"},
+			Configs: map[string]string{
+				"cleanup.policy": "compact",
+				// The active segment is never compacted, and every replay reads
+				// the topic: smaller segments, and closed at least once a day.
+				"segment.bytes": strconv.Itoa(stateSegmentBytes),
+				"segment.ms":    strconv.FormatInt((24 * time.Hour).Milliseconds(), 10),
+				// Without this a log may stay half dirty for ever.
+				"min.cleanable.dirty.ratio": "0.2",
+			},
 		},
 	}
 }

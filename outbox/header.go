@@ -15,15 +15,18 @@ const (
 	HeaderTraceParent   = "traceparent"    // W3C, if the row has one
 	HeaderTraceState    = "tracestate"     // W3C, if the row has one
 
-	HeaderLSN       = "outbox.lsn"         // LSN of the commit, as X/XXXXXXXX
-	HeaderSeq       = "outbox.seq"         // 1-based index of the row among the outbox rows of its transaction
-	HeaderXID       = "outbox.xid"         // transaction id, decimal
-	HeaderCommitTS  = "outbox.commit_ts"   // time of the commit, RFC 3339 with microseconds, UTC
-	HeaderSource    = "outbox.source"      // <database>/<slot>
-	HeaderTimeline  = "outbox.tli"         // timeline of the server, decimal
-	HeaderOrdinal   = "outbox.ord"         // 1-based count of the change messages sent for the transaction, this row included
-	HeaderCreatedAt = "outbox.created_at"  // the row's created_at, only where the record's timestamp had to differ
-	HeaderReplayed  = "outbox.replayed_at" // time of the replay, only on a record that was a dead letter once
+	HeaderLSN       = "outbox.lsn"           // LSN of the commit, as X/XXXXXXXX
+	HeaderSeq       = "outbox.seq"           // 1-based index of the row among the outbox rows of its transaction
+	HeaderXID       = "outbox.xid"           // transaction id, decimal
+	HeaderCommitTS  = "outbox.commit_ts"     // time of the commit, RFC 3339 with microseconds, UTC
+	HeaderSource    = "outbox.source"        // <database>/<slot>
+	HeaderTimeline  = "outbox.tli"           // timeline of the server, decimal
+	HeaderOrdinal   = "outbox.ord"           // 1-based count of the change messages sent for the transaction, this row included
+	HeaderCreatedAt = "outbox.created_at"    // the row's created_at, only where the record's timestamp had to differ
+	HeaderReplayed  = "outbox.replayed_at"   // time of the replay, only on a record that was a dead letter once
+	HeaderReplayOf  = "outbox.dlq.replay_of" // id of the letter that was replayed, only on such a record
+	HeaderAttempts  = "outbox.dlq.attempts"  // how often the event has become a dead letter, decimal; on letters, and on replays so that counting goes on
+	HeaderGroup     = "outbox.dlq.group"     // consumer group that failed; on its letters, and on replays that are meant for it alone
 	// HeaderCheckpoint is the sequence number of the checkpoint in the same
 	// Kafka transaction, decimal. It is the last header of every record,
 	// because it is the only one known after the rest of the record is built.

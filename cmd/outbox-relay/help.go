@@ -27,10 +27,10 @@ func (helpFlag) IsBool() bool { return true }
 func helpPrinter(loader *config.Loader) kong.HelpPrinter {
 	return func(options kong.HelpOptions, ctx *kong.Context) error {
 		selected := ctx.Selected()
-		listed := selected != nil && slices.Contains([]string{"init", "serve", "demo", "inspect", "list", "show"}, selected.Name)
+		listed := selected != nil && slices.Contains([]string{"init", "serve", "pipeline", "demo", "verify", "inspect", "list", "show"}, selected.Name)
 		for _, f := range ctx.Model.Flags {
 			// A password has no place on a command line.
-			if loader.IsSetting(f.Name) && (!listed || f.Name == "kafka-sasl-password") {
+			if loader.IsSetting(f.Name) && (!listed || f.Name == "kafka-sasl-password" || f.Name == "kafka-sasl-session-token") {
 				f.Hidden = true
 			}
 		}

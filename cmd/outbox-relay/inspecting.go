@@ -155,9 +155,12 @@ func showCheckpoint(ctx context.Context, cfg config.Config, out io.Writer, forma
 	}
 	ctx, cancel := context.WithTimeout(ctx, cfg.Kafka.Client.ConnectionTimeout+cfg.Kafka.Client.RequestTimeout)
 	defer cancel()
+	if err := p.reach(ctx, "inspect"); err != nil {
+		return err
+	}
 	state, err := cl.Peek(ctx)
 	if err != nil {
-		return kafka.Classify("read checkpoint", err)
+		return p.trace.Explain(kafka.Classify("read checkpoint", err))
 	}
 	if state.Last == nil {
 		return fault.New(fault.NotInitialised, "topic %s holds no checkpoint of relay %s", cl.Topic, cl.Name)

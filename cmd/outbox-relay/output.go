@@ -30,13 +30,15 @@ func writeJSON(w io.Writer, v any) error {
 
 // failure is an error as `-o json` shows it; its keys are stable.
 type failure struct {
-	Code   string `json:"code"`
-	Name   string `json:"name"`
-	Class  string `json:"class"`
-	Detail string `json:"detail"`
-	Why    string `json:"why,omitempty"`
-	Fix    string `json:"fix,omitempty"`
-	Docs   string `json:"docs"`
+	Code  string `json:"code"`
+	Name  string `json:"name"`
+	Class string `json:"class"`
+	// Connection is the class of a connection fault, such as dns or tls.
+	Connection string `json:"connection,omitempty"`
+	Detail     string `json:"detail"`
+	Why        string `json:"why,omitempty"`
+	Fix        string `json:"fix,omitempty"`
+	Docs       string `json:"docs"`
 }
 
 // report shows what ended a command and returns the exit status.
@@ -60,7 +62,7 @@ func report(w io.Writer, asJSON bool, err error) int {
 	}
 	for _, f := range faults {
 		body.Errors = append(body.Errors, failure{
-			Code: f.Code.ID, Name: f.Code.Name, Class: f.Code.Class.String(),
+			Code: f.Code.ID, Name: f.Code.Name, Class: f.Code.Class.String(), Connection: f.Code.Connection(),
 			Detail: strings.TrimPrefix(f.Error(), f.Code.ID+" "), Why: f.Reason(), Fix: f.Remedy(),
 			Docs: "docs/errors.md#" + strings.ToLower(f.Code.ID),
 		})

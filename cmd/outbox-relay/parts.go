@@ -12,6 +12,7 @@ import (
 
 	"github.com/holdwall/outbox-relay/checkpoint"
 	"github.com/holdwall/outbox-relay/dlq"
+	"github.com/holdwall/outbox-relay/internal/breaker"
 	"github.com/holdwall/outbox-relay/internal/config"
 	"github.com/holdwall/outbox-relay/internal/kafka"
 	"github.com/holdwall/outbox-relay/internal/provision"
@@ -29,10 +30,12 @@ type parts struct {
 	reg   *prometheus.Registry
 	table outbox.Table
 
-	source *replication.Metrics
-	sink   *sink.Metrics
-	relay  *relay.Metrics
-	kafka  *kafka.Metrics
+	source  *replication.Metrics
+	sink    *sink.Metrics
+	relay   *relay.Metrics
+	kafka   *kafka.Metrics
+	breaker *breaker.Metrics
+	trace   *kafka.Trace
 }
 
 func newParts(cfg config.Config, log zerolog.Logger) *parts {
@@ -45,7 +48,7 @@ func newParts(cfg config.Config, log zerolog.Logger) *parts {
 	return &parts{
 		cfg: cfg, log: log, reg: reg, table: cfg.Outbox.Table,
 		source: replication.NewMetrics(reg), sink: sink.NewMetrics(reg),
-		relay: relay.NewMetrics(reg), kafka: kafka.NewMetrics(reg),
+		relay: relay.NewMetrics(reg), kafka: kafka.NewMetrics(reg), breaker: breaker.NewMetrics(reg), trace: kafka.NewTrace(),
 	}
 }
 
@@ -60,9 +63,22 @@ func buildInfo() prometheus.Collector {
 
 // client returns the options of a Kafka client of the given role.
 func (p *parts) client(role string) ([]kgo.Opt, error) {
-	c := p.cfg.Kafka.Client
-	c.ClientID = "outbox-relay-" + p.cfg.Outbox.Name
+	c := p.connection()
 	return c.Options(role, p.log, p.kafka)
+}
+
+func (p *parts) connection() kafka.Config {
+	c := p.cfg.Kafka.Client
+	c.ClientID, c.Trace = "outbox-relay-"+p.cfg.Outbox.Name, p.trace
+	return c
+}
+
+// reach tells within KAFKA_CONNECTION_TIMEOUT what keeps a client of the given
+// role from Kafka. Whoever opens one asks this first: the client itself would
+// try for half a minute.
+func (p *parts) reach(ctx context.Context, role string) error {
+	c := p.connection()
+	return c.Reach(ctx, role, p.log, p.kafka)
 }
 
 func (p *parts) sourceConfig(admin bool) (replication.Config, error) {
@@ -131,11 +147,21 @@ func (p *parts) plan() (*provision.Plan, error) {
 func (p *parts) translator() relay.TranslatorConfig {
 	k := p.cfg.Kafka
 	return relay.TranslatorConfig{
-		Name: p.cfg.Outbox.Name, Version: build().Version, Columns: p.cfg.Outbox.Columns, LetterTopic: k.DLQTopic,
+		Name: p.cfg.Outbox.Name, Version: build().Version, Columns: p.cfg.Outbox.Columns, LetterTopic: k.DLQTopic, Retry: p.schedule(),
 		Router: sink.RouterConfig{
 			EventsTopic: k.EventsTopic, TopicTemplate: p.cfg.Outbox.TopicTemplate, Tombstones: p.cfg.Outbox.Tombstones,
 			DeniedTopics: []string{k.CheckpointTopic, k.DLQTopic, dlq.StateTopic(k.DLQTopic)},
 		},
+	}
+}
+
+// letters is what the relay does about rows that can be no event.
+func (p *parts) letters(opts []kgo.Opt) *relay.Letters {
+	topic := p.cfg.Kafka.DLQTopic
+	shelf := &dlq.Shelf{Topic: topic, Opts: opts}
+	return &relay.Letters{
+		Topic: topic, Forbid: p.cfg.Outbox.ErrorsTolerance == "none", MaxPerMinute: p.cfg.Outbox.LettersPerMinute,
+		Park: p.cfg.Outbox.ParkKeys, Write: relay.LetterWriter(p.translator(), p.relay), Look: shelf.Look,
 	}
 }
 

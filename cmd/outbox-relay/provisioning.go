@@ -23,9 +23,12 @@ func initialise(ctx context.Context, cfg config.Config, dryRun bool, out io.Writ
 	if dryRun {
 		return printPlan(out, format, plan.Statements, p.topics())
 	}
+	if err := p.reach(ctx, "init"); err != nil {
+		return err
+	}
 	done, err := plan.Run(ctx)
 	if err != nil {
-		return err
+		return p.trace.Explain(err)
 	}
 	if format == formatJSON {
 		return writeJSON(out, map[string]any{

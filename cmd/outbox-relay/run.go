@@ -22,7 +22,10 @@ type grammar struct {
 
 	Init       initCmd       `cmd:"" help:"Create table, publication, slot, topics and first checkpoint."`
 	Serve      serveCmd      `cmd:"" help:"Relay until stopped."`
+	Pipeline   pipelineCmd   `cmd:"" help:"Hand events to an HTTP endpoint or to a child process."`
 	Demo       demoCmd       `cmd:"" help:"Show it at work on this machine, with Postgres and Kafka of its own."`
+	Verify     verifyCmd     `cmd:"" help:"Check Kafka with these settings, step by step."`
+	DLQ        dlqCmd        `cmd:"" name:"dlq" help:"Look at dead letters, replay or purge them."`
 	Slot       slotCmd       `cmd:"" help:"Look at replication slots."`
 	Checkpoint checkpointCmd `cmd:"" help:"Look at the relay's position in Kafka."`
 	Config     configCmd     `cmd:"" help:"Look at the settings."`

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/holdwall/outbox-relay/health"
+	"github.com/holdwall/outbox-relay/internal/breaker"
 	"github.com/holdwall/outbox-relay/internal/config"
 	"github.com/holdwall/outbox-relay/internal/fault"
 	"github.com/holdwall/outbox-relay/internal/kafka"
@@ -35,6 +37,12 @@ type service struct {
 	// alive asks whether the newest source still holds the slot. It is set and
 	// used by one session after another.
 	alive func(context.Context) error
+
+	breaker *breaker.Breaker // nil: Kafka is not enabled
+
+	mu    sync.Mutex
+	now   relay.State
+	cause *fault.Error
 }
 
 // guaranteeOf is full with transaction.version 2, where an EndTxn cannot end
@@ -50,13 +58,18 @@ func guaranteeOf(s sink.Session) string {
 // the failure that ended the relay.
 func serve(ctx context.Context, cfg config.Config, opts serveOptions, log zerolog.Logger) error {
 	p := newParts(cfg, log)
-	s := &service{parts: p, state: health.NewState(), opts: opts}
+	s := &service{parts: p, state: health.NewState(), opts: opts, now: relay.Starting}
 	var r *relay.Relay
+	var desk *letterDesk
 	if cfg.Kafka.Enabled {
 		var err error
 		if r, err = s.build(); err != nil {
 			return err
 		}
+		if desk, err = newLetterDesk(p, "scheduler@"+instance()); err != nil {
+			return err
+		}
+		s.show()
 	}
 	web := health.New(cfg.Health, health.About{Service: "outbox-relay", Version: build().Version, Instance: instance()}, s.state, s.checks(), p.reg)
 	addr, err := web.Listen()
@@ -77,6 +90,12 @@ func serve(ctx context.Context, cfg config.Config, opts serveOptions, log zerolo
 		defer stopWeb() // last: probes are answered while the relay drains
 		return s.run(gctx, r)
 	})
+	if s.breaker != nil {
+		g.Go(fault.Guard(func() error { return s.breaker.Run(gctx) }))
+	}
+	if cfg.Kafka.Enabled && cfg.Outbox.DLQRetry {
+		g.Go(fault.Guard(func() error { return s.retryLetters(gctx, desk) }))
+	}
 	err = g.Wait()
 	log.Info().Err(err).Msg("outbox-relay ends")
 	return err
@@ -99,7 +118,7 @@ func (s *service) run(ctx context.Context, r *relay.Relay) error {
 		return nil
 	}
 	f := fault.As(err)
-	s.log.Error().Str("code", f.Code.ID).Str("name", f.Code.Name).Str("why", f.Reason()).Str("hint", f.Remedy()).Err(err).Msg("halted")
+	s.log.Error().Fields(f.Fields()).Err(err).Msg("halted")
 	if s.opts.exitOnHalt {
 		return err
 	}
@@ -122,16 +141,31 @@ func (s *service) build() (*relay.Relay, error) {
 	if err != nil {
 		return nil, err
 	}
+	tools, err := s.client("letters")
+	if err != nil {
+		return nil, err
+	}
 	o := s.cfg.Outbox
+	s.breaker = s.newBreaker()
+	src.Reluctant = func() bool { return s.breaker.Status().State != breaker.Closed }
 	r := &relay.Relay{
+		Breaker: s.breaker,
+		Letters: s.letters(tools),
+		Probe: func(ctx context.Context, sess sink.Session, records []*kgo.Record) (error, error) {
+			return sink.Probe(ctx, s.sinkConfig(), opts, sess.Catalog, records, s.log)
+		},
 		OpenSource: func(ctx context.Context) (relay.Source, error) { return s.openSource(ctx, src) },
 		OpenSink: func(ctx context.Context) (relay.Sink, sink.Session, error) {
 			c := s.sinkConfig()
 			c.Alive = s.alive
+			if err := s.reach(ctx, "sink"); err != nil {
+				s.kafka.Denied(err)
+				return nil, sink.Session{}, err
+			}
 			p, sess, err := sink.Open(ctx, c, opts, s.log, s.sink)
 			if err != nil {
 				s.kafka.Denied(err)
-				return nil, sess, err
+				return nil, sess, s.trace.Explain(err)
 			}
 			s.guarantee.Store(guaranteeOf(sess))
 			return p, sess, nil
@@ -209,38 +243,13 @@ func (s *service) explainMissing(ctx context.Context, err error) error {
 		WithFix("outbox-relay init, if this relay is new; else see docs/errors.md#obx-3101")
 }
 
-// onState shows the relay's state on the health page.
-func (s *service) onState(st relay.State, cause *fault.Error) {
-	h := health.Status{State: string(st), Halted: st == relay.Failed}
-	switch st {
-	case relay.Streaming:
-		h.Role, h.Ready = "leader", true
-		h.Guarantee, _ = s.guarantee.Load().(string)
-	case relay.Standby:
-		h.Role, h.Ready = "standby", true
-	}
-	if cause != nil {
-		h.Code, h.Name, h.Detail, h.Why, h.Fix = cause.Code.ID, cause.Code.Name, cause.Error(), cause.Reason(), cause.Remedy()
-	}
-	s.state.Set(h)
-}
-
 // validate is KAFKA_VALIDATE_ON_STARTUP: an unreachable Kafka ends serve
 // instead of being waited for.
-func (s *service) validate(ctx context.Context) error {
-	opts, err := s.client("validate")
-	if err != nil {
-		return err
-	}
-	cl, err := kgo.NewClient(opts...)
-	if err != nil {
-		return fault.Wrap(err, fault.ConfigInvalid, "make Kafka client")
-	}
-	defer cl.Close()
-	ctx, cancel := context.WithTimeout(ctx, s.cfg.Kafka.Client.ConnectionTimeout)
-	defer cancel()
-	return kafka.Classify("validate Kafka at start", cl.Ping(ctx))
-}
+func (s *service) validate(ctx context.Context) error { return s.reach(ctx, "validate") }
+
+// checkMargin is what the Kafka check leaves of its time, so that it can say
+// which broker did not answer before it is itself said not to.
+const checkMargin = 200 * time.Millisecond
 
 func (s *service) checks() map[string]health.Check {
 	checks := map[string]health.Check{}
@@ -251,17 +260,30 @@ func (s *service) checks() map[string]health.Check {
 		if !s.cfg.Kafka.Enabled {
 			return health.Result{Status: health.Disabled}
 		}
-		err := s.validate(ctx)
+		if br := s.breaker.Status(); br.State != breaker.Closed {
+			return broken(br)
+		}
+		if t, ok := ctx.Deadline(); ok {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithDeadline(ctx, t.Add(-checkMargin))
+			defer cancel()
+		}
+		closed := map[string]any{"breaker": string(breaker.Closed)}
+		err := s.reach(ctx, "health")
 		if err == nil {
-			return health.Result{Status: health.Pass}
+			return health.Result{Status: health.Pass, Facts: closed}
 		}
 		var f *fault.Error
 		if !errors.As(err, &f) {
-			return health.Result{Status: health.Warn, Hint: err.Error()}
+			return health.Result{Status: health.Warn, Hint: err.Error(), Facts: closed}
 		}
 		// An outage is a warning: the WAL holds the events, and a restart
 		// cures nothing.
-		return health.Result{Status: health.Warn, Code: f.Code.ID, Hint: f.Remedy()}
+		r := health.Result{Status: health.Warn, Code: f.Code.ID, Hint: f.Remedy(), Facts: closed}
+		if class := f.Code.Connection(); class != "" {
+			r.Facts["connection"], r.Facts["detail"], r.Facts["why"] = class, f.Error(), f.Reason()
+		}
+		return r
 	}
 	return checks
 }

@@ -1,0 +1,122 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/rs/zerolog"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/holdwall/outbox-relay/health"
+	"github.com/holdwall/outbox-relay/internal/config"
+	"github.com/holdwall/outbox-relay/internal/fault"
+	"github.com/holdwall/outbox-relay/internal/kafka"
+	"github.com/holdwall/outbox-relay/internal/pipeline"
+)
+
+// contactBeat is how often the pipeline's state is looked at: a fraction of
+// what probes tolerate.
+const contactBeat = time.Second
+
+// piping is a running `pipeline` and its HTTP face.
+type piping struct {
+	*parts
+	handler *pipeline.Metrics
+	state   *health.State
+	contact *pipeline.Contact
+
+	mu    sync.Mutex
+	child bool         // there is one, or none is needed
+	why   *fault.Error // there is none
+}
+
+func newPiping(cfg config.Config, log zerolog.Logger) *piping {
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo())
+	return &piping{
+		parts:   &parts{cfg: cfg, log: log, reg: reg, kafka: kafka.NewMetrics(reg)},
+		handler: pipeline.NewMetrics(reg), state: health.NewState(), contact: pipeline.NewContact(),
+	}
+}
+
+// run consumes until ctx ends, or the end is reached if that was asked for.
+func (s *piping) run(ctx context.Context, p *pipeline.Pipeline) error {
+	opts, err := s.client("pipeline")
+	if err != nil {
+		return err
+	}
+	c := &p.Consumer
+	c.Client = append(opts, kgo.WithHooks(s.contact))
+	c.Name, c.Version, c.Registerer = c.Group, build().Version, s.reg
+	c.Logger = slog.New(zerolog.NewSlogHandler(s.log)).With("component", "consumer", "group", c.Group)
+	s.child = p.Child == nil
+
+	web := health.New(s.cfg.Health, health.About{Service: "outbox-relay-pipeline", Version: build().Version, Instance: instance()}, s.state, nil, s.reg)
+	addr, err := web.Listen()
+	if err != nil {
+		return fault.Wrap(err, fault.Runtime, "serve health").WithFix("HEALTH_ADDR=127.0.0.1:<free port>")
+	}
+	line := s.log.Info().Str("version", build().Version).Str("group", c.Group).Strs("topics", c.Topics).Str("health", addr.String())
+	if p.Webhook != nil {
+		line = line.Str("webhook", p.Webhook.Place())
+	}
+	line.Msg("pipeline starts")
+
+	var g errgroup.Group
+	serving, stopWeb := context.WithCancel(context.WithoutCancel(ctx))
+	g.Go(func() error { return web.Run(serving) })
+	g.Go(func() error { s.watch(serving); return nil })
+	g.Go(func() error {
+		defer stopWeb() // last: probes are answered while the pipeline drains
+		return kafka.Classify("run the pipeline", p.Run(ctx))
+	})
+	err = g.Wait()
+	s.log.Info().Err(err).Msg("pipeline ends")
+	return err
+}
+
+// onChild is told whether there is a child.
+func (s *piping) onChild(up bool, why *fault.Error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.child, s.why = up, why
+}
+
+// watch keeps the health page true.
+func (s *piping) watch(ctx context.Context) {
+	tick := time.NewTicker(contactBeat)
+	defer tick.Stop()
+	for {
+		s.state.Beat()
+		s.state.Set(s.status())
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func (s *piping) status() health.Status {
+	s.mu.Lock()
+	child, why := s.child, s.why
+	s.mu.Unlock()
+	heard, err := s.contact.Ask()
+	switch {
+	case child && heard:
+		return health.Status{State: "consuming", Role: "consumer", Ready: true}
+	case child && err != nil:
+		why = fault.As(kafka.Classify("reach Kafka", err))
+	case child || why == nil:
+		return health.Status{State: "starting", Role: "consumer"}
+	}
+	return health.Status{
+		State: "backoff", Role: "consumer",
+		Code: why.Code.ID, Name: why.Code.Name, Detail: why.Error(), Why: why.Reason(), Fix: why.Remedy(),
+	}
+}

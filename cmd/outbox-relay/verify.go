@@ -1,0 +1,54 @@
+package main
+
+import (
+	"time"
+
+	"github.com/holdwall/outbox-relay/internal/config"
+	"github.com/holdwall/outbox-relay/internal/fault"
+)
+
+type verifyCmd struct {
+	Data    bool          `help:"Compare the outbox table with the topics instead."`
+	Since   string        `placeholder:"TIME" help:"With --data: leave out what was created before, as 2026-01-31T12:00:00Z, 2026-01-31 or 24h (ago)."`
+	Limit   int           `default:"20" help:"With --data: how many findings of each kind to describe."`
+	Wait    time.Duration `default:"30s" help:"With --data: how long to let a running relay come up to the table."`
+	TempDir string        `placeholder:"DIR" help:"With --data: where temporary files go, 90 bytes for each row and record."`
+}
+
+func (c *verifyCmd) Run(a *app) error {
+	if !c.Data {
+		cfg, log, err := a.settings(config.NeedKafka)
+		if err != nil {
+			return err
+		}
+		return verifyKafka(a.ctx, cfg, a.stdout, a.format, log)
+	}
+	since, err := parseSince(c.Since, time.Now())
+	if err != nil {
+		return err
+	}
+	cfg, log, err := a.settings(config.NeedDatabase, config.NeedKafka)
+	if err != nil {
+		return err
+	}
+	bar := newProgress(a.stderr, terminal(a.stderr) && !has(a.environ, "NO_COLOR"))
+	return verifyData(a.ctx, cfg, dataCheck{since: since, limit: max(0, c.Limit), wait: max(0, c.Wait), tempDir: c.TempDir, bar: bar}, a.stdout, a.format, log)
+}
+
+// parseSince reads a point in time, or how long ago it was.
+func parseSince(text string, now time.Time) (time.Time, error) {
+	if text == "" {
+		return time.Time{}, nil
+	}
+	if d, err := time.ParseDuration(text); err == nil && d >= 0 {
+		return now.Add(-d), nil
+	}
+	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05", time.DateTime, time.DateOnly} {
+		if t, err := time.Parse(layout, text); err == nil {
+			return t, nil
+		}
+	}
+	return time.Time{}, fault.New(fault.CommandLine, "--since=%q is no time", text).
+		WithWhy("it is a point in time, UTC unless it says otherwise, or how long ago it was").
+		WithFix("--since=2026-01-31T12:00:00Z, --since=2026-01-31 or --since=24h")
+}
