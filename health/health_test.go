@@ -97,7 +97,7 @@ func TestAnswers(t *testing.T) {
 	st := newState(cl.now)
 	cl.advance(time.Hour)
 	st.Beat()
-	st.Set(Status{State: "halted", Role: "leader", Guarantee: "full", Halted: true, Code: "OBX-4008", Name: "gap", Detail: "slot 0/2 is ahead of checkpoint 0/1", Why: "the slot was advanced", Fix: "outbox-relay serve --accept-gap <checkpoint>:<slot>"})
+	st.Set(Status{State: "halted", Role: "leader", Guarantee: "full", Breaker: "closed", Halted: true, Code: "OBX-4008", Name: "gap", Detail: "slot 0/2 is ahead of checkpoint 0/1", Why: "the slot was advanced", Fix: "outbox-relay serve --accept-gap <checkpoint>:<slot>"})
 	cl.advance(40 * time.Second)
 	srv := New(Config{}, about, st, map[string]Check{
 		"postgres": func(context.Context) Result {

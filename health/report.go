@@ -24,6 +24,7 @@ type report struct {
 	State     string                    `json:"state"`
 	Since     string                    `json:"since"`
 	Guarantee string                    `json:"guarantee,omitempty"`
+	Breaker   string                    `json:"breaker,omitempty"`
 	Time      string                    `json:"time"`
 	Uptime    float64                   `json:"uptime_seconds"`
 	Checks    map[string]map[string]any `json:"checks"`
@@ -37,10 +38,12 @@ type trouble struct {
 	Detail string `json:"detail,omitempty"`
 	Why    string `json:"why,omitempty"`
 	Fix    string `json:"fix,omitempty"`
+
+	Connection string `json:"connection,omitempty"`
 }
 
 func (st Status) trouble() trouble {
-	return trouble{Code: st.Code, Name: st.Name, Detail: st.Detail, Why: st.Why, Fix: st.Fix}
+	return trouble{Code: st.Code, Name: st.Name, Detail: st.Detail, Why: st.Why, Fix: st.Fix, Connection: st.Connection}
 }
 
 // word is the status as one of pass, warn and fail. Only what needs a person
@@ -59,7 +62,7 @@ func (st Status) word() string {
 // check is the status as one entry of the report.
 func (st Status) check() map[string]any {
 	m := map[string]any{"status": st.word(), "state": st.State, "since": stamp(st.Since)}
-	for k, v := range map[string]string{"code": st.Code, "name": st.Name, "detail": st.Detail, "why": st.Why, "fix": st.Fix} {
+	for k, v := range map[string]string{"code": st.Code, "name": st.Name, "detail": st.Detail, "why": st.Why, "fix": st.Fix, "connection": st.Connection} {
 		if v != "" {
 			m[k] = v
 		}
@@ -77,7 +80,7 @@ func (s *Server) report(r *http.Request) report {
 	}
 	return report{
 		Status: status, Service: s.about.Service, Version: s.about.Version, Instance: s.about.Instance,
-		Role: st.Role, State: st.State, Since: stamp(st.Since), Guarantee: st.Guarantee,
+		Role: st.Role, State: st.State, Since: stamp(st.Since), Guarantee: st.Guarantee, Breaker: st.Breaker,
 		Time: stamp(now), Uptime: now.Sub(s.state.started).Seconds(), Checks: checks,
 	}
 }

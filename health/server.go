@@ -129,9 +129,10 @@ func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
 		Role      string `json:"role,omitempty"`
 		Since     string `json:"since"`
 		Guarantee string `json:"guarantee,omitempty"`
+		Breaker   string `json:"breaker,omitempty"`
 		trouble
 		Checks map[string]map[string]any `json:"checks,omitempty"`
-	}{Status: Pass, State: st.State, Role: st.Role, Since: stamp(st.Since), Guarantee: st.Guarantee, trouble: st.trouble()}
+	}{Status: Pass, State: st.State, Role: st.Role, Since: stamp(st.Since), Guarantee: st.Guarantee, Breaker: st.Breaker, trouble: st.trouble()}
 	status := http.StatusOK
 	if !st.Ready || st.Halted {
 		body.Status, status = Fail, http.StatusServiceUnavailable

@@ -15,11 +15,14 @@ type Status struct {
 	State     string // starting, standby, streaming, backoff, halted, ...
 	Role      string // leader, standby
 	Guarantee string // full, degraded
+	Breaker   string // closed, half-open, open
 	Ready     bool   // traffic and rollouts may count on this process
 	Halted    bool   // a person must act; it will not come back by itself
 
 	// What is the matter; all empty when nothing is.
 	Code, Name, Detail, Why, Fix string
+	// Connection is the class of a connection fault, such as dns or tls.
+	Connection string
 
 	Since time.Time // when State was entered; filled in by Set
 }

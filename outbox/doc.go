@@ -4,10 +4,11 @@
 //
 // # Writing
 //
-// [Append] inserts records with the caller's own pgx transaction. The event
-// is published if and only if that transaction commits; there is no second
-// call to make and nothing to clean up. Any other program may insert the rows
-// itself: the table is the interface, this package is a convenience.
+// [Append] inserts records with the caller's own pgx transaction, [AppendSQL]
+// with one of database/sql. The event is published if and only if that
+// transaction commits; there is no second call to make and nothing to clean
+// up. Any other program may insert the rows itself: the table is the interface,
+// this package is a convenience.
 //
 // # The table
 //

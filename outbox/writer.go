@@ -63,6 +63,14 @@ func NewWriter(table string, cols Columns) (*Writer, error) {
 // A record that no table would take is a *RecordError; nothing was sent then.
 // Any other error is Postgres' own, and the transaction has failed.
 func (w *Writer) Append(ctx context.Context, tx Execer, recs ...Record) error {
+	return w.append(recs, func(statement string, args []any) error {
+		_, err := tx.Exec(ctx, statement, args...)
+		return err
+	})
+}
+
+// append fills, checks and cuts up the records for whichever driver there is.
+func (w *Writer) append(recs []Record, exec func(statement string, args []any) error) error {
 	if len(recs) == 0 {
 		return nil
 	}
@@ -90,7 +98,7 @@ func (w *Writer) Append(ctx context.Context, tx Execer, recs ...Record) error {
 		if err != nil {
 			return err
 		}
-		if _, err := tx.Exec(ctx, sql, args...); err != nil {
+		if err := exec(sql, args); err != nil {
 			return fmt.Errorf("insert %d outbox records: %w", n, err)
 		}
 		recs = recs[n:]
@@ -219,9 +227,9 @@ func (w *Writer) insert(columns []writeColumn, recs []Record) (string, []any, er
 	return sql.String(), args, nil
 }
 
-// argument returns a field for pgx. Texts go as strings, which pgx sends as
-// text whatever the column's type is; the payload too, because bytes would
-// become a bytea literal in pgx's simple protocol.
+// argument returns a field for a driver. Texts go as strings, which drivers
+// send as text whatever the column's type is; the payload too, because bytes
+// would become a bytea literal in pgx's simple protocol and in lib/pq.
 func (r *Record) argument(field fieldSet) (any, error) {
 	switch field {
 	case fieldID:

@@ -31,6 +31,9 @@ type Config struct {
 	// position confirmed before the relay leaves it. Longer than a commit,
 	// shorter than the patience of whoever runs pg_ctl stop.
 	StopGrace time.Duration
+	// Reluctant tells whether this session could do nothing with the slot now.
+	// Then others that wait for it go first. nil: never.
+	Reluctant func() bool
 	// OnStandby is told who holds the slot each time that changes. May be nil.
 	OnStandby func(holder Holder)
 }

@@ -25,21 +25,37 @@ const (
 	minPatience = 30 * time.Second
 	// reconnect is the pause between attempts to get the monitor back.
 	reconnect = 500 * time.Millisecond
+	// yield is how many polls the reluctant one leaves to others. They poll
+	// with jitter, up to one and a half apart, so each has looked twice.
+	yield = 4
 )
 
 // awaitFree returns when nobody streams from the slot. It polls the view with
 // jitter: a refused START_REPLICATION would be an ERROR in the server's log
 // each time.
+//
+// Who is reluctant looks again after a while, and takes the slot only if
+// nobody wanted it: the handover from one sound replica to another must not
+// end with one that cannot deliver.
 func (s *Server) awaitFree(ctx context.Context) error {
 	var told Holder
+	yielded := false
 	for {
 		slot, err := s.slot(ctx)
 		if err != nil {
 			return err
 		}
 		if !slot.Active {
-			return nil
+			if yielded || s.cfg.Reluctant == nil || !s.cfg.Reluctant() {
+				return nil
+			}
+			yielded = true
+			if err := sleep(ctx, yield*s.cfg.StandbyPoll); err != nil {
+				return err
+			}
+			continue
 		}
+		yielded = false
 		if s.cfg.OnStandby != nil && told.PID != slot.ActivePID {
 			told = WhoHolds(ctx, s.conn, slot.ActivePID)
 			s.cfg.OnStandby(told)

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/holdwall/outbox-relay/health"
+	"github.com/holdwall/outbox-relay/internal/breaker"
 	"github.com/holdwall/outbox-relay/internal/kafka"
 	"github.com/holdwall/outbox-relay/internal/secret"
 	"github.com/holdwall/outbox-relay/outbox"
@@ -46,14 +47,15 @@ type Database struct {
 
 // Kafka is the cluster and the topics in it.
 type Kafka struct {
-	Enabled            bool          `name:"kafka-enabled" default:"true" help:"Relay to Kafka at all; false holds no slot."`
-	Client             kafka.Config  `embed:""`
-	EventsTopic        string        `name:"kafka-events-topic" default:"outbox.events" placeholder:"TOPIC" help:"Where rows go that ask for no other topic."`
-	DLQTopic           string        `name:"kafka-dlq-topic" placeholder:"TOPIC" help:"Dead letters; default: the events topic and .dlq."`
-	CheckpointTopic    string        `name:"kafka-checkpoint-topic" placeholder:"TOPIC" help:"Position of the relay; default: outbox.<name>.checkpoint."`
-	CreateTopics       bool          `name:"kafka-create-topics" default:"false" help:"Create topics that are missing."`
-	TransactionTimeout time.Duration `name:"kafka-transaction-timeout" default:"60s" help:"After which a broker aborts a transaction by itself."`
-	ValidateOnStartup  bool          `name:"kafka-validate-on-startup" default:"false" help:"End with status 3 if Kafka is not there at start, instead of waiting."`
+	Enabled            bool           `name:"kafka-enabled" default:"true" help:"Relay to Kafka at all; false holds no slot."`
+	Client             kafka.Config   `embed:""`
+	Breaker            breaker.Config `embed:""`
+	EventsTopic        string         `name:"kafka-events-topic" default:"outbox.events" placeholder:"TOPIC" help:"Where rows go that ask for no other topic."`
+	DLQTopic           string         `name:"kafka-dlq-topic" placeholder:"TOPIC" help:"Dead letters; default: the events topic and .dlq."`
+	CheckpointTopic    string         `name:"kafka-checkpoint-topic" placeholder:"TOPIC" help:"Position of the relay; default: outbox.<name>.checkpoint."`
+	CreateTopics       bool           `name:"kafka-create-topics" default:"false" help:"Create topics that are missing."`
+	TransactionTimeout time.Duration  `name:"kafka-transaction-timeout" default:"60s" help:"After which a broker aborts a transaction by itself."`
+	ValidateOnStartup  bool           `name:"kafka-validate-on-startup" default:"false" help:"End with status 3 if Kafka is not there at start, instead of waiting."`
 }
 
 // Outbox is the relay itself.
@@ -72,6 +74,13 @@ type Outbox struct {
 	MaxRowBytes       Bytes          `name:"outbox-max-row-bytes" default:"64MiB" help:"Largest row that is read; a larger one halts."`
 	HeartbeatInterval time.Duration  `name:"outbox-heartbeat-interval" default:"10s" help:"How often an idle relay moves its position."`
 	DrainTimeout      time.Duration  `name:"outbox-drain-timeout" default:"30s" help:"How long a stop may take to finish what is begun."`
+	ErrorsTolerance   string         `name:"outbox-errors-tolerance" default:"all" oneof:"all,none" placeholder:"WHICH" help:"Rows that can be no event: all become dead letters, or none does and the first one halts."`
+	LettersPerMinute  int            `name:"outbox-dlq-max-per-minute" default:"10000" help:"Dead letters in a minute beyond which the relay halts; 0: any number."`
+	ParkKeys          bool           `name:"outbox-dlq-park-keys" default:"false" help:"Hold later events of a key back behind its dead letter, so that their order survives. Needs the right to read the topics of letters."`
+	DLQRetry          bool           `name:"outbox-dlq-retry" default:"false" help:"Let serve replay dead letters when their time has come; else that is for outbox-relay dlq retry."`
+	DLQRetryBase      time.Duration  `name:"outbox-dlq-retry-base" default:"1m" help:"How long a dead letter that may heal waits for its first retry; each further one waits twice as long."`
+	DLQRetryMax       time.Duration  `name:"outbox-dlq-retry-max" default:"1h" help:"Longest wait between two retries."`
+	DLQRetryAttempts  int            `name:"outbox-dlq-retry-attempts" default:"5" help:"Attempts after which a dead letter is left to a person; 1: no retries."`
 	MinCommitInterval time.Duration  `name:"outbox-min-commit-interval" default:"0s" help:"Least time between two Kafka transactions."`
 }
 

@@ -109,6 +109,7 @@ func TestEverySettingByEveryWay(t *testing.T) {
 		"database-url": "postgres://u@h:5432/d", "outbox-admin-url": "postgres://a@h:5432/d",
 		"kafka-brokers": "a:9092,b:9092", "kafka-tls": "true", "kafka-sasl-mechanism": "plain", "kafka-compression": "lz4",
 		"outbox-table": "s.t", "outbox-columns": "payload=data", "log-level": "debug", "log-format": "json", "health-addr": ":1",
+		"outbox-errors-tolerance": "none",
 	}
 	for _, s := range walk(new(Config)) {
 		if s.env == "OUTBOX_CONFIG" {

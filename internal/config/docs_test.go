@@ -78,7 +78,7 @@ func renderPage() string {
 			names[i] = "`" + v + "`"
 		}
 		flag, def := "`--"+s.name+"`", ""
-		if s.name == "kafka-sasl-password" {
+		if s.name == "kafka-sasl-password" || s.name == "kafka-sasl-session-token" {
 			flag = "" // refused, see judge
 		}
 		if s.def != "" {

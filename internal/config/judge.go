@@ -40,9 +40,13 @@ func (l *Loader) judge(needs []Need) []*fault.Error {
 			}
 		}
 	}
-	if s := l.byName["kafka-sasl-password"]; s.origin == FromFlag {
-		add(fault.New(fault.ConfigInvalid, "--%s is given", s.name).WithWhy("every user of this host can read the command line of a process").
-			WithFix("KAFKA_SASL_PASSWORD in the environment, or KAFKA_SASL_PASSWORD_FILE"))
+	for _, secret := range []struct{ name, fix string }{
+		{"kafka-sasl-password", "KAFKA_SASL_PASSWORD in the environment, or KAFKA_SASL_PASSWORD_FILE"},
+		{"kafka-sasl-session-token", "KAFKA_SASL_SESSION_TOKEN in the environment"},
+	} {
+		if s := l.byName[secret.name]; s.origin == FromFlag {
+			add(fault.New(fault.ConfigInvalid, "--%s is given", s.name).WithWhy("every user of this host can read the command line of a process").WithFix("%s", secret.fix))
+		}
 	}
 	add(readSecret("DATABASE_URL", c.Database.URLFile, &c.Database.URL),
 		readSecret("OUTBOX_ADMIN_URL", c.Database.AdminURLFile, &c.Database.AdminURL))
@@ -53,6 +57,7 @@ func (l *Loader) judge(needs []Need) []*fault.Error {
 			WithFix("KAFKA_BROKERS=broker-1:9092,broker-2:9092; with no Kafka at hand try `outbox-relay demo`"))
 	}
 	add(c.Kafka.Client.Validate()...)
+	add(c.Kafka.Breaker.Validate()...)
 	c.derive()
 	l.markDerived()
 	add(l.judgeTopics()...)
@@ -188,6 +193,15 @@ func (c *Config) judgeOutbox() []*fault.Error {
 	if o.BatchMax < max(1, o.BatchSize) {
 		bad("OUTBOX_BATCH_MAX", o.BatchMax, fmt.Sprintf("it is at least OUTBOX_BATCH_SIZE, which is %d", o.BatchSize), "20000")
 	}
+	if o.LettersPerMinute < 0 {
+		bad("OUTBOX_DLQ_MAX_PER_MINUTE", o.LettersPerMinute, "it is a number of letters, or 0 for any", "10000")
+	}
+	if o.DLQRetryMax < o.DLQRetryBase {
+		bad("OUTBOX_DLQ_RETRY_MAX", o.DLQRetryMax, fmt.Sprintf("it is at least OUTBOX_DLQ_RETRY_BASE, which is %s", o.DLQRetryBase), "1h")
+	}
+	if o.DLQRetryAttempts < 1 {
+		bad("OUTBOX_DLQ_RETRY_ATTEMPTS", o.DLQRetryAttempts, "it is at least 1, which is no retry", "5")
+	}
 	if o.BatchMaxBytes < 1<<10 {
 		bad("OUTBOX_BATCH_MAX_BYTES", o.BatchMaxBytes, "it is at least 1KiB", "16MiB")
 	}
@@ -203,6 +217,8 @@ func (c *Config) judgeOutbox() []*fault.Error {
 		{"OUTBOX_HEARTBEAT_INTERVAL", o.HeartbeatInterval, 100 * time.Millisecond, "10s"},
 		{"OUTBOX_DRAIN_TIMEOUT", o.DrainTimeout, 0, "30s"},
 		{"OUTBOX_MIN_COMMIT_INTERVAL", o.MinCommitInterval, 0, "0"},
+		{"OUTBOX_DLQ_RETRY_BASE", o.DLQRetryBase, time.Second, "1m"},
+		{"OUTBOX_DLQ_RETRY_MAX", o.DLQRetryMax, time.Second, "1h"},
 		{"KAFKA_TRANSACTION_TIMEOUT", c.Kafka.TransactionTimeout, time.Second, "60s"},
 	} {
 		if d.value < d.least || d.value > math.MaxInt32*time.Millisecond {

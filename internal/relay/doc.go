@@ -53,6 +53,20 @@
 // the caller's decision. Everything of class Retry leads to another session,
 // after a backoff: also being fenced, which means going back to standby.
 //
+// Kafka sessions are opened through a breaker (internal/breaker). While it is
+// open nothing is opened, and the slot is still held: Source.Run goes on telling
+// Postgres that somebody is there, and leaves a Postgres that wants to stop. But
+// a replica that cannot reach Kafka must not keep the slot from one that can. So
+// the session ends once whenever the breaker opens, the first time and after
+// each half-open that fails. That offers the slot: standbys look several times a
+// second, and this replica not before a second has passed (offer). If nobody
+// wanted it, it is taken and held again, until the next opening or until probes
+// have closed the breaker. A standby whose breaker is open is reluctant
+// (replication.Config.Reluctant): it leaves a slot that gets free to others
+// first. So with one replica and no Kafka the slot is held but for a second or
+// two in every KAFKA_BREAKER_RESET; with two, the one that can deliver has it
+// within a second of the other's first opening.
+//
 // The package holds no SQL, no formats and no Kafka codes: those are in
 // replication, outbox, sink, checkpoint and dlq. It declares the two
 // interfaces that it needs, Source and Sink, so that a test can drive the

@@ -3,13 +3,20 @@ package verify
 import (
 	"cmp"
 	"slices"
+	"sort"
+
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/holdwall/outbox-relay/checkpoint"
 )
 
 // Check judges the evidence. It does not change it.
 func Check(ev Evidence) Report {
-	f := &facts{ev: &ev}
+	f := &facts{ev: &ev, partitions: map[string]int{}, byKey: kgo.StickyKeyPartitioner(nil).ForTopic("")}
+	for i := range ev.Logs {
+		l := &ev.Logs[i]
+		f.partitions[l.Topic] = max(f.partitions[l.Topic], int(l.Partition)+1)
+	}
 	f.count()
 	report := Report{Counts: f.counts}
 	sound := Finding{Property: P0, Title: "evidence is sound"}
@@ -41,6 +48,14 @@ type facts struct {
 	rowOf []int32 // by index in refs: the row at that position, or -1
 	refOf []int32 // by row: index in refs of the first record at its position, or -1
 	first int     // rows before it are older than the first checkpoint
+
+	replays []ref // what was a letter before; by log and offset
+	desk    *desk
+	// successors are letters that took the place of others.
+	successors []ref
+
+	partitions map[string]int       // by topic
+	byKey      kgo.TopicPartitioner // the Java client's
 }
 
 func (f *facts) record(r ref) *Record { return &f.ev.Logs[r.log].Records[r.rec] }
@@ -56,9 +71,16 @@ func (f *facts) count() {
 				c.Aborted++
 			case l.Letters:
 				c.Letters++
+			case l.Records[j].Replayed:
+				c.Replayed++
 			default:
 				c.Published++
 			}
+		}
+	}
+	for i := range f.ev.State.Marks {
+		if f.ev.State.Marks[i].Committed {
+			c.Marks++
 		}
 	}
 	sessions := map[string]struct{}{}
@@ -75,15 +97,22 @@ func (f *facts) count() {
 	}
 }
 
-// match sorts what consumers are shown by position and merges it with the
-// oracle, which is sorted already. A replayed letter is left out: it repeats
-// its row on purpose, out of order.
+// match sorts what the relay delivered by position and merges it with the
+// oracle, which is sorted already. Replays are kept apart: they repeat their
+// rows on purpose, later. So are letters of consumers, who write for themselves.
 func (f *facts) match() {
+	f.desk = newDesk(f.ev)
 	f.refs = make([]ref, 0, f.counts.Published+f.counts.Letters)
 	for i := range f.ev.Logs {
 		for j := range f.ev.Logs[i].Records {
-			if r := &f.ev.Logs[i].Records[j]; r.Committed && !r.Replayed {
+			switch r := &f.ev.Logs[i].Records[j]; {
+			case r.Committed && r.Again && !r.Replayed && r.Group == (Name{}):
+				f.successors = append(f.successors, ref{int32(i), int32(j)})
+			case r.delivery():
 				f.refs = append(f.refs, ref{int32(i), int32(j)})
+			case r.Committed && r.Replayed && !f.ev.Logs[i].Letters:
+				f.replays = append(f.replays, ref{int32(i), int32(j)})
+				f.desk.replays[r.letterKey()] = append(f.desk.replays[r.letterKey()], ref{int32(i), int32(j)})
 			}
 		}
 	}
@@ -118,6 +147,16 @@ func (f *facts) match() {
 			}
 		}
 	}
+}
+
+// rowAt returns the row at a position, or -1.
+func (f *facts) rowAt(p Position) int {
+	o := &f.ev.Oracle
+	i := sort.Search(len(o.Rows), func(i int) bool { return o.At(i).Compare(p) >= 0 })
+	if i == len(o.Rows) || o.At(i) != p {
+		return -1
+	}
+	return i
 }
 
 // laneCheckpoints returns the indexes of the checkpoints that count.

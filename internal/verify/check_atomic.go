@@ -1,5 +1,7 @@
 package verify
 
+import "slices"
+
 // checkAtomicity is P8: the rows between two checkpoints are one Kafka
 // transaction, and the second checkpoint is its last record. So the row, the
 // checkpoint that first covers it, the number in the record's header and the
@@ -40,6 +42,31 @@ func checkAtomicity(f *facts, out *Finding) {
 			out.fail(around, "record %s at %s was written by producer %v, its checkpoint %d by %v", rec.ID, place(f.ev, r), rec.Producer, rec.Ckpt, c.Producer)
 		case !ok && rec.Ckpt > last:
 			out.fail(around, "record %s at %s is of group %d, the last checkpoint is %d", rec.ID, place(f.ev, r), rec.Ckpt, last)
+		}
+	}
+	f.checkReleases(known, last, out)
+}
+
+// checkReleases looks at what the relay made of parked letters. Such records carry the number of
+// the checkpoint in whose transaction they are, and are no rows of its interval:
+// those were counted as letters. A replay by a tool has no number.
+func (f *facts) checkReleases(known map[uint64]*CheckpointRecord, last uint64, out *Finding) {
+	for _, r := range slices.Concat(f.replays, f.successors) {
+		rec := f.record(r)
+		if rec.Ckpt == 0 && rec.Replayed {
+			continue
+		}
+		out.Checked++
+		around := func() []string { return aroundRecord(f.ev, int(r.log), int(r.rec)) }
+		c, ok := known[rec.Ckpt]
+		letter := f.desk.letter(rec.letterKey())
+		switch {
+		case ok && c.Producer != rec.Producer:
+			out.fail(around, "record %s at %s was written by producer %v, its checkpoint %d by %v", rec.ID, place(f.ev, r), rec.Producer, rec.Ckpt, c.Producer)
+		case !ok && rec.Ckpt > last:
+			out.fail(around, "record %s at %s is of group %d, the last checkpoint is %d", rec.ID, place(f.ev, r), rec.Ckpt, last)
+		case letter != nil && rec.Ckpt < letter.Ckpt:
+			out.fail(around, "record %s at %s is of group %d, the letter before it is of %d", rec.ID, place(f.ev, r), rec.Ckpt, letter.Ckpt)
 		}
 	}
 }

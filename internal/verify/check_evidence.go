@@ -33,4 +33,9 @@ func checkEvidence(ev *Evidence, out *Finding) {
 			}
 		}
 	}
+	for i := 1; i < len(ev.State.Marks); i++ {
+		if ev.State.Marks[i].Offset <= ev.State.Marks[i-1].Offset {
+			out.fail(nil, "%s was not read in offset order", ev.State.Topic)
+		}
+	}
 }

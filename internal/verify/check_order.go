@@ -3,12 +3,16 @@ package verify
 import "github.com/twmb/franz-go/pkg/kgo"
 
 // checkKeyOrder is P4: within a partition the events of a key are in the order
-// in which their rows were committed. The key sequence in the payload says so
+// in which their rows were committed; where later rows wait behind a letter,
+// replays included. The key sequence in the payload says so
 // where there is one: it owes nothing to LSNs, headers or the oracle. Holes in
 // it are not looked at: a row that is nowhere is P1's, one that comes too late
 // is an inversion.
 func checkKeyOrder(f *facts, out *Finding) {
 	rows := f.rowsByLog()
+	if f.ev.Rules.Parked {
+		f.addReplays(rows)
+	}
 	for i := range f.ev.Logs {
 		l := &f.ev.Logs[i]
 		type last struct {
@@ -56,6 +60,20 @@ func (f *facts) rowsByLog() [][]int32 {
 	return rows
 }
 
+// addReplays puts the replays among the events: of each letter the first, and
+// none of what was no letter, for P14 tells of those.
+func (f *facts) addReplays(rows [][]int32) {
+	done := map[letterKey]struct{}{}
+	for _, r := range f.replays {
+		key := f.record(r).letterKey()
+		if _, again := done[key]; again || key.group != (Name{}) || len(f.desk.letters[key]) == 0 {
+			continue
+		}
+		done[key] = struct{}{}
+		rows[r.log][r.rec] = int32(f.rowAt(f.record(r).At()))
+	}
+}
+
 // checkPartitionOrder is P5: within a partition positions grow.
 func checkPartitionOrder(f *facts, out *Finding) {
 	for i := range f.ev.Logs {
@@ -63,7 +81,7 @@ func checkPartitionOrder(f *facts, out *Finding) {
 		last := -1
 		for j := range l.Records {
 			rec := &l.Records[j]
-			if !rec.Committed || rec.Replayed {
+			if !rec.delivery() {
 				continue
 			}
 			out.Checked++
@@ -81,11 +99,6 @@ func checkPartitionOrder(f *facts, out *Finding) {
 // client would choose for the key. A letter keeps its key, unless it had to
 // leave it out.
 func checkPlacement(f *facts, out *Finding) {
-	partitions := map[string]int{}
-	for i := range f.ev.Logs {
-		partitions[f.ev.Logs[i].Topic] = max(partitions[f.ev.Logs[i].Topic], int(f.ev.Logs[i].Partition)+1)
-	}
-	byKey := kgo.StickyKeyPartitioner(nil).ForTopic("")
 	for i, r := range f.refs {
 		if f.rowOf[i] < 0 {
 			continue
@@ -108,15 +121,19 @@ func checkPlacement(f *facts, out *Finding) {
 			out.fail(around, "record %s is at %s, its row belongs to topic %s", rec.ID, place(f.ev, r), want)
 			continue
 		}
-		partition := row.Partition
-		if partition < 0 {
-			if rec.Key == (Name{}) {
-				continue // without a key any partition will do
-			}
-			partition = int32(byKey.Partition(&kgo.Record{Key: []byte(rec.Key.String())}, partitions[l.Topic]))
-		}
-		if l.Partition != partition {
+		if partition := f.partitionOf(row, l.Topic); partition >= 0 && l.Partition != partition {
 			out.fail(around, "record %s, key %q, is at %s, it belongs to partition %d", rec.ID, rec.Key, place(f.ev, r), partition)
 		}
 	}
+}
+
+// partitionOf is the partition of a topic in which a row belongs; -1: any.
+func (f *facts) partitionOf(row *Row, topic string) int32 {
+	switch {
+	case row.Partition >= 0:
+		return row.Partition
+	case row.Key == (Name{}):
+		return -1
+	}
+	return int32(f.byKey.Partition(&kgo.Record{Key: []byte(row.Key.String())}, f.partitions[topic]))
 }

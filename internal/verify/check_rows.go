@@ -83,21 +83,3 @@ func checkInvented(f *facts, out *Finding) {
 		}
 	}
 }
-
-// checkLetters is P13: letters are exactly the rows that were marked poison.
-func checkLetters(f *facts, out *Finding) {
-	for i, r := range f.refs {
-		if f.rowOf[i] < 0 || !f.ev.Oracle.Rows[f.rowOf[i]].Marked {
-			continue
-		}
-		out.Checked++
-		around := func() []string { return aroundRecord(f.ev, int(r.log), int(r.rec)) }
-		letter, poison := f.ev.Logs[r.log].Letters, f.ev.Oracle.Rows[f.rowOf[i]].Poison
-		switch {
-		case letter && !poison:
-			out.fail(around, "record %s at %s is a letter, its row is sound", f.record(r).ID, place(f.ev, r))
-		case poison && !letter:
-			out.fail(around, "record %s at %s is an event, its row is poison", f.record(r).ID, place(f.ev, r))
-		}
-	}
-}

@@ -1,7 +1,11 @@
 package verify
 
+import "slices"
+
 // checkVisibility is P7: consumers are shown exactly what was committed, and a
-// transaction is shown whole or not at all.
+// transaction is shown whole or not at all. Only consumers may write their
+// letters outside of any. Whether a replay by a tool is whole says P14, by its
+// mark.
 func checkVisibility(f *facts, out *Finding) {
 	hidden := map[attempt]struct{}{}
 	for i := range f.ev.Logs {
@@ -15,9 +19,9 @@ func checkVisibility(f *facts, out *Finding) {
 				out.fail(around, "record %s at %s/%d@%d is shown, and its transaction ended with: %s", rec.ID, l.Topic, l.Partition, rec.Offset, rec.Fate)
 			case !rec.Committed && (rec.Fate == Commit || rec.Fate == NoTransaction):
 				out.fail(around, "record %s at %s/%d@%d is not shown, and its transaction ended with: %s", rec.ID, l.Topic, l.Partition, rec.Offset, rec.Fate)
-			case rec.Committed && rec.Fate == NoTransaction && !rec.Replayed:
+			case rec.Committed && rec.Fate == NoTransaction && !(l.Letters && rec.Group != (Name{})):
 				out.fail(around, "record %s at %s/%d@%d was written outside of any transaction", rec.ID, l.Topic, l.Partition, rec.Offset)
-			case !rec.Committed:
+			case !rec.Committed && (rec.Ckpt > 0 || !rec.Replayed):
 				hidden[attempt{rec.Producer, rec.Ckpt}] = struct{}{}
 			}
 		}
@@ -43,7 +47,7 @@ func (f *facts) checkTorn(hidden map[attempt]struct{}, out *Finding) {
 	for a := range hidden {
 		written[a.producer] = map[Position]struct{}{}
 	}
-	for _, r := range f.refs {
+	for _, r := range slices.Concat(f.refs, f.replays) {
 		rec := f.record(r)
 		a := attempt{rec.Producer, rec.Ckpt}
 		if _, ok := hidden[a]; ok {
@@ -136,6 +140,37 @@ func checkOpen(f *facts, out *Finding) {
 		if l.LSO != l.HW {
 			out.fail(func() []string { return aroundOffset(f.ev, i, l.LSO) },
 				"%s/%d is readable to %d of %d: a transaction is open", l.Topic, l.Partition, l.LSO, l.HW)
+		}
+	}
+	if s := &f.ev.State; s.LSO != s.HW {
+		out.fail(nil, "%s/0 is readable to %d of %d: a transaction is open", s.Topic, s.LSO, s.HW)
+	}
+	if f.ev.Rules.Parked {
+		f.checkForgotten(out)
+	}
+}
+
+// checkForgotten looks for letters that are parked behind nothing.
+func (f *facts) checkForgotten(out *Finding) {
+	blocked := map[Name]struct{}{}
+	for i, at := range f.refOf {
+		if at < 0 || !f.ev.Logs[f.refs[at].log].Letters {
+			continue
+		}
+		row := &f.ev.Oracle.Rows[i]
+		open, waits := f.desk.open(f.record(f.refs[at]).ID)
+		if !open {
+			continue
+		}
+		if !waits {
+			blocked[row.Key] = struct{}{}
+			continue
+		}
+		out.Checked++
+		if _, ok := blocked[row.Key]; !ok {
+			r := f.refs[at]
+			out.fail(func() []string { return aroundRecord(f.ev, int(r.log), int(r.rec)) },
+				"letter %s at %s, key %q, is parked, and no letter before it is open", row.ID, place(f.ev, r), row.Key)
 		}
 	}
 }

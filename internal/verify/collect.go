@@ -31,5 +31,10 @@ func Collect(ctx context.Context, conn *pgx.Conn, src Sources) (Evidence, error)
 	if ev.Checkpoints, err = ReadCheckpoints(ctx, src.Kafka, src.Checkpoint, src.Name); err != nil {
 		return Evidence{}, err
 	}
+	if src.Topics.State != "" {
+		if ev.State, err = ReadState(ctx, src.Kafka, src.Topics.State); err != nil {
+			return Evidence{}, err
+		}
+	}
 	return ev, nil
 }

@@ -29,7 +29,7 @@ const (
 
 func cluster(t *testing.T) []kgo.Opt {
 	t.Helper()
-	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(partitions, events), kfake.SeedTopics(1, others, letters, ckptTopic))
+	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(partitions, events), kfake.SeedTopics(1, others, letters, state, ckptTopic))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,9 +43,9 @@ type producer struct {
 	cl *kgo.Client
 }
 
-func newProducer(t *testing.T, opts []kgo.Opt) *producer {
+func newProducer(t *testing.T, opts []kgo.Opt, id string) *producer {
 	t.Helper()
-	cl, err := kgo.NewClient(append(slices.Clone(opts), kgo.TransactionalID("outbox-r-0"), kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)))...)
+	cl, err := kgo.NewClient(append(slices.Clone(opts), kgo.TransactionalID(id), kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)))...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,6 +104,22 @@ func (e event) record(topic string) *kgo.Record {
 	}}
 }
 
+// replay is the record once more, after it was a letter.
+func (e event) replay(topic string) *kgo.Record {
+	r := e.record(topic)
+	r.Headers = append(r.Headers[:len(r.Headers)-1], // a tool has no checkpoint
+		kgo.RecordHeader{Key: outbox.HeaderReplayOf, Value: []byte(e.id())},
+		kgo.RecordHeader{Key: outbox.HeaderReplayed, Value: []byte("2026-01-01T00:00:00Z")})
+	return r
+}
+
+// mark says what became of the first letter.
+func (e event) mark(action, topic string) *kgo.Record {
+	return &kgo.Record{Topic: state, Key: []byte(e.id()), Value: fmt.Appendf(nil,
+		`{"v":1,"id":%q,"action":%q,"at":"2026-01-01T00:00:00Z","by":"me","letter":{"topic":%q,"partition":0,"offset":0},"topic":%q}`,
+		e.id(), action, letters, topic)}
+}
+
 func point(seq uint64, end pglogrepl.LSN, rows, total uint64) checkpoint.Checkpoint {
 	return checkpoint.Checkpoint{
 		Seq: seq, SessionID: "one", SessionNo: 1, Rows: rows, RowsTotal: total,
@@ -148,7 +164,7 @@ func TestCollectedEvidencePasses(t *testing.T) {
 	first := point(1, 0x100, 0, 0)
 	second, third := point(2, 0x2F8, 2, 2), point(3, 0x4F8, 2, 4)
 
-	p := newProducer(t, opts)
+	p := newProducer(t, opts, "outbox-r-0")
 	p.write(kgo.TryCommit, pointRecord(t, first))
 	p.write(kgo.TryAbort, a.record(events), b.record(events), pointRecord(t, second))
 	p.write(kgo.TryCommit, a.record(events), b.record(events), pointRecord(t, second))
@@ -157,8 +173,11 @@ func TestCollectedEvidencePasses(t *testing.T) {
 	letter.Value = nil
 	letter.Headers = append(letter.Headers, kgo.RecordHeader{Key: "outbox.dlq.payload_sha256", Value: []byte(hex.EncodeToString(sum[:]))})
 	p.write(kgo.TryCommit, letter, d.record(events), pointRecord(t, third))
+	tool := newProducer(t, opts, "outbox-r-tools")
+	tool.write(kgo.TryAbort, c.replay(events), c.mark("replayed", events))
+	tool.write(kgo.TryCommit, c.replay(events), c.mark("replayed", events))
 
-	waitFor(t, "the live reader", func() bool { return watch.Count() >= 4 })
+	waitFor(t, "the live reader", func() bool { return watch.Count() >= 5 })
 	stop()
 
 	ev := verify.Evidence{Oracle: rowsOf(a, b, c, d), Sightings: watch.Sightings(), Rules: verify.Rules{Topic: events, Quiet: true}}
@@ -170,6 +189,9 @@ func TestCollectedEvidencePasses(t *testing.T) {
 	if ev.Checkpoints, err = verify.ReadCheckpoints(t.Context(), opts, ckptTopic, relayName); err != nil {
 		t.Fatal(err)
 	}
+	if ev.State, err = verify.ReadState(t.Context(), opts, state); err != nil {
+		t.Fatal(err)
+	}
 	report := verify.Check(ev)
 	if err := report.Err(); err != nil {
 		t.Fatal(report.String())
@@ -177,7 +199,7 @@ func TestCollectedEvidencePasses(t *testing.T) {
 	if got := report.Unchecked(); !slices.Equal(got, []verify.Property{verify.P10}) {
 		t.Errorf("unchecked: %v", got)
 	}
-	want := verify.Counts{Transactions: 4, Rows: 4, Published: 3, Letters: 1, Aborted: 2, Checkpoints: 3, Sessions: 1, Sighted: 4}
+	want := verify.Counts{Transactions: 4, Rows: 4, Published: 3, Letters: 1, Replayed: 1, Marks: 1, Aborted: 3, Checkpoints: 3, Sessions: 1, Sighted: 5}
 	if diff := cmp.Diff(want, report.Counts); diff != "" {
 		t.Error(diff)
 	}
@@ -194,12 +216,62 @@ func TestCollectedEvidencePasses(t *testing.T) {
 	}
 }
 
+// TestStateTopic: what cannot be read of it is told, and what is gone is known
+// to be gone.
+func TestStateTopic(t *testing.T) {
+	opts := cluster(t)
+	a := event{n: 1, key: "a", seq: 1, lsn: 0x1F0, ord: 1, ckpt: 2}
+	p := newProducer(t, opts, "tools")
+	foreign, newer, misfiled := a.mark("purged", ""), a.mark("purged", ""), a.mark("purged", "")
+	foreign.Value, newer.Value, misfiled.Key = []byte("{"), []byte(`{"v":2}`), []byte("another")
+	p.write(kgo.TryCommit, foreign, newer, misfiled, a.mark("purged", ""))
+	p.open(a.mark("replayed", events))
+	s, err := verify.ReadState(t.Context(), opts, state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, m := range s.Marks {
+		got = append(got, fmt.Sprintf("%d %s %s %t fault=%t", m.Offset, m.Action, m.Fate, m.Committed, m.Fault != ""))
+	}
+	want := []string{
+		"0  commit true fault=true", "1  commit true fault=true", "2  commit true fault=true",
+		"3 purged commit true fault=false", "5 replayed open false fault=false",
+	}
+	if diff := cmp.Diff(want, got); diff != "" || s.Compacted {
+		t.Errorf("compacted %t, marks (-want +got):\n%s", s.Compacted, diff)
+	}
+	report := verify.Check(verify.Evidence{State: s})
+	// Three that cannot be read, and one of a letter that is nowhere.
+	if n := report.Of(verify.P14).Violations; n != 4 {
+		t.Errorf("%d violations, want 4\n%s", n, report.String())
+	}
+	p.end(kgo.TryAbort)
+
+	cl, err := kgo.NewClient(opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	var cut kadm.Offsets
+	cut.AddOffset(state, 0, 3, -1)
+	if _, err := kadm.NewClient(cl).DeleteRecords(t.Context(), cut); err != nil {
+		t.Fatal(err)
+	}
+	if s, err = verify.ReadState(t.Context(), opts, state); err != nil || !s.Compacted || len(s.Marks) != 2 {
+		t.Errorf("%+v, %v", s, err)
+	}
+	if s, err = verify.ReadState(t.Context(), opts, "no.such.topic"); err != nil || s.HW != 0 {
+		t.Errorf("%+v, %v", s, err)
+	}
+}
+
 // TestOpenTransaction: what is not decided is neither shown nor aborted, and a
 // run that has come to rest must not leave it.
 func TestOpenTransaction(t *testing.T) {
 	opts := cluster(t)
 	a := event{n: 1, key: "a", seq: 1, lsn: 0x1F0, ord: 1, ckpt: 2}
-	p := newProducer(t, opts)
+	p := newProducer(t, opts, "outbox-r-0")
 	p.write(kgo.TryCommit, pointRecord(t, point(1, 0x100, 0, 0)))
 	p.open(a.record(events), pointRecord(t, point(2, 0x1F8, 1, 1)))
 
@@ -272,7 +344,7 @@ func TestForeignRecords(t *testing.T) {
 // fault, and neither are the groups that they numbered.
 func TestCompactedCheckpoints(t *testing.T) {
 	opts := cluster(t)
-	p := newProducer(t, opts)
+	p := newProducer(t, opts, "outbox-r-0")
 	var rows []event
 	total := uint64(0)
 	p.write(kgo.TryCommit, pointRecord(t, point(1, 0x100, 0, 0)))
@@ -320,7 +392,7 @@ func TestSampler(t *testing.T) {
 		t.Fatal(err)
 	}
 	opts := cluster(t)
-	p := newProducer(t, opts)
+	p := newProducer(t, opts, "outbox-r-0")
 	p.write(kgo.TryCommit, pointRecord(t, point(1, lsn, 0, 0)))
 
 	s := &verify.Sampler{DatabaseURL: db.URL(), Slot: slot, Kafka: opts, Topic: ckptTopic, Name: relayName, Interval: time.Millisecond}

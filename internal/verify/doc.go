@@ -2,7 +2,7 @@
 // Kafka shows, and says what is wrong with exactly-once delivery, if anything.
 //
 // It has two halves. The pure half is Evidence, facts in memory, and Check,
-// which holds the facts against properties P0 to P13 and returns a Report. The
+// which holds the facts against properties P0 to P14 and returns a Report. The
 // other half collects the facts:
 //
 //   - ReadOracle: the committed history, from a second slot that is never
@@ -11,6 +11,7 @@
 //     keeps the markers, so it knows how each transaction ended; the
 //     read_committed pass says what a consumer is shown;
 //   - ReadCheckpoints: the checkpoint topic in order;
+//   - ReadState: what became of letters, from the topic that says so;
 //   - Sampler: slot and checkpoint against each other while the run goes on;
 //   - Watch: a live read_committed consumer, for what only time can show.
 //
@@ -23,6 +24,9 @@
 //     the key sequence inside the payload, offsets and producer ids).
 //   - Events and letters are matched to rows by (timeline, commit LSN,
 //     ordinal); the id, the hash of the payload and the key must then agree.
+//   - A replay is no delivery: it is matched to its letter by id and to the mark
+//     in its own Kafka transaction, and only the order of a key that waits
+//     behind its letter holds over both.
 //   - A property that had nothing to look at is reported as unchecked, never as
 //     passed in silence.
 //

@@ -15,7 +15,8 @@ type Evidence struct {
 	Oracle      Oracle
 	Logs        []Log
 	Checkpoints []CheckpointRecord // in offset order
-	Samples     []Sample           // in time order
+	State       State
+	Samples     []Sample // in time order
 	Sightings   []Sighting
 	Rules       Rules
 }
@@ -27,6 +28,12 @@ type Rules struct {
 	// Quiet says that the run had come to rest before the logs were read, so
 	// that no transaction may be open.
 	Quiet bool `json:"quiet,omitempty"`
+	// Parked says that later rows of a key wait behind its letter, so that the
+	// order of the key holds over originals and replays together.
+	Parked bool `json:"parked,omitempty"`
+	// Redirects are topics that letters may be replayed to instead of their
+	// own: a person named another.
+	Redirects []string `json:"redirects,omitempty"`
 }
 
 // Position names a row for ever on its timeline. Row LSNs do not: they repeat.
@@ -73,6 +80,7 @@ type Row struct {
 	Partition int32  // asked for by the row; -1: none
 	Marked    bool   // its payload is a Mark
 	Poison    bool   // its Mark says that it must become a letter
+	Reason    Name   // with which one; "": any
 }
 
 // At returns the position of row i.
@@ -132,6 +140,17 @@ type Record struct {
 	Undone    bool // carries the mark of a row that was rolled back
 	Replayed  bool // was a letter before
 	Keyless   bool // a letter that had to leave its key out
+	Reason    Name // of a letter
+	Group     Name // of consumers: their letter, or a replay for them alone
+	ReplayOf  ID   // of a replay: the letter that it names
+	Again     bool // has been a letter before: the second attempt or a later one
+}
+
+// delivery tells whether the record is what the relay itself made of a row:
+// its event or its letter. Replays are not, nor what becomes of them, nor are
+// letters of consumers.
+func (r *Record) delivery() bool {
+	return r.Committed && !r.Replayed && !r.Again && r.Group == (Name{})
 }
 
 // At returns the position that the record's headers name.

@@ -14,17 +14,19 @@ import (
 	"github.com/holdwall/outbox-relay/outbox"
 )
 
-// Names of the letter's envelope that say what had to be left out. They are
-// public; the dead letter room writes them.
+// Names of the letter's envelope. They are public; the dead letter room writes
+// them.
 const (
 	headerPayloadSHA256 = "outbox.dlq.payload_sha256"
 	headerKeyOmitted    = "outbox.dlq.key_omitted"
+	headerReason        = "outbox.dlq.reason"
 )
 
 // Topics are where the relay writes to.
 type Topics struct {
 	Events  []string
 	Letters []string
+	State   string // what became of letters; "": not looked at
 }
 
 // ReadLogs reads every partition of the topics twice, to the ends that they
@@ -140,6 +142,14 @@ func recordOf(rec *kgo.Record) (Record, error) {
 			r.Ckpt = p.number(v, 64)
 		case outbox.HeaderReplayed:
 			r.Replayed = true
+		case outbox.HeaderReplayOf:
+			r.ReplayOf = IDOf(string(v))
+		case outbox.HeaderAttempts:
+			r.Again = p.number(v, 31) > 1
+		case outbox.HeaderGroup:
+			r.Group = NameOf(string(v))
+		case headerReason:
+			r.Reason = NameOf(string(v))
 		case headerPayloadSHA256:
 			r.Hash = p.hash(v)
 		case headerKeyOmitted:

@@ -15,7 +15,8 @@ type Mark struct {
 	Key    string `json:"key"`
 	// KeySeq is 1, 2, 3 ... per key in commit order.
 	KeySeq uint32 `json:"key_seq"`
-	// Poison says why the row must become a letter; empty if it must not.
+	// Poison is the reason with which the row must become a letter; empty if it
+	// must not.
 	Poison string `json:"poison,omitempty"`
 	// Undone is set on rows that are rolled back: no record may carry it.
 	Undone bool   `json:"undone,omitempty"`
@@ -25,8 +26,8 @@ type Mark struct {
 // marks are the parts of a Mark that properties need.
 type marks struct {
 	keySeq uint32
-	marked bool // the payload is a Mark
-	poison bool
+	marked bool   // the payload is a Mark
+	poison []byte // the reason; nil: none
 	undone bool
 }
 
@@ -43,9 +44,12 @@ func readMarks(payload []byte) marks {
 	if err != nil {
 		return marks{}
 	}
-	_, poison := member(payload, `"poison":`)
+	var reason []byte
+	if poison, ok := member(payload, `"poison":`); ok {
+		reason, _, _ = bytes.Cut(bytes.TrimPrefix(poison, []byte{'"'}), []byte{'"'})
+	}
 	_, undone := member(payload, `"undone":`)
-	return marks{keySeq: uint32(n), marked: true, poison: poison, undone: undone}
+	return marks{keySeq: uint32(n), marked: true, poison: reason, undone: undone}
 }
 
 func member(payload []byte, name string) ([]byte, bool) {

@@ -10,43 +10,60 @@ type Mutation struct {
 	Name string
 	// Breaks is the property that has to notice. Others may as well.
 	Breaks Property
-	plant  func(*Evidence, *rand.Rand) bool
+	// Alone says that no other has any reason to.
+	Alone bool
+	plant func(*Evidence, *rand.Rand) bool
 }
 
 // Mutations returns every fault that the checker promises to notice.
 func Mutations() []Mutation {
 	return []Mutation{
-		{"oracle misses a transaction", P0, mutOracleHole},
-		{"table holds a row that the slot does not", P0, mutTable},
-		{"drop a row", P1, mutDropEvent},
-		{"drop a letter", P1, mutDropLetter},
-		{"repeat a row", P2, mutRepeat},
-		{"repeat a row under another position", P2, mutRepeatElsewhere},
-		{"invent a record", P3, mutInvent},
-		{"alter a payload", P3, mutPayload},
-		{"publish a row that was rolled back", P3, mutUndone},
-		{"swap two of a key", P4, mutSwap},
-		{"move to another offset", P5, mutMoveOffset},
-		{"re-key", P6, mutKey},
-		{"move to another partition", P6, mutMovePartition},
-		{"move to another topic", P6, mutMoveTopic},
-		{"leak an aborted record", P7, mutLeak},
-		{"hide a committed record", P7, mutHide},
-		{"tear a transaction", P7, mutTear},
-		{"split a group", P8, mutSplit},
-		{"drop a checkpoint's record", P8, mutLoseCheckpoint},
-		{"write a row with another producer", P8, mutProducer},
-		{"regress a checkpoint", P9, mutRegress},
-		{"repeat a checkpoint seq", P9, mutRepeatSeq},
-		{"skip a checkpoint seq", P9, mutSkipSeq},
-		{"return of a session", P9, mutZombie},
-		{"confirm ahead of the checkpoint", P10, mutConfirm},
-		{"slot goes back", P10, mutSlotBack},
-		{"insert below a seen offset", P11, mutInsertSeen},
-		{"lose what was seen", P11, mutVanish},
-		{"leave a transaction open", P12, mutOpen},
-		{"publish poison", P13, mutPoison},
-		{"make a letter of a sound row", P13, mutFalseLetter},
+		{Name: "oracle misses a transaction", Breaks: P0, plant: mutOracleHole},
+		{Name: "table holds a row that the slot does not", Breaks: P0, plant: mutTable},
+		{Name: "drop a row", Breaks: P1, plant: mutDropEvent},
+		{Name: "drop a letter", Breaks: P1, plant: mutDropLetter},
+		{Name: "repeat a row", Breaks: P2, plant: mutRepeat},
+		{Name: "repeat a row under another position", Breaks: P2, plant: mutRepeatElsewhere},
+		{Name: "invent a record", Breaks: P3, plant: mutInvent},
+		{Name: "alter a payload", Breaks: P3, plant: mutPayload},
+		{Name: "publish a row that was rolled back", Breaks: P3, plant: mutUndone},
+		{Name: "swap two of a key", Breaks: P4, plant: mutSwap},
+		{Name: "move to another offset", Breaks: P5, plant: mutMoveOffset},
+		{Name: "re-key", Breaks: P6, plant: mutKey},
+		{Name: "move to another partition", Breaks: P6, plant: mutMovePartition},
+		{Name: "move to another topic", Breaks: P6, plant: mutMoveTopic},
+		{Name: "leak an aborted record", Breaks: P7, plant: mutLeak},
+		{Name: "hide a committed record", Breaks: P7, plant: mutHide},
+		{Name: "tear a transaction", Breaks: P7, plant: mutTear},
+		{Name: "split a group", Breaks: P8, plant: mutSplit},
+		{Name: "drop a checkpoint's record", Breaks: P8, plant: mutLoseCheckpoint},
+		{Name: "write a row with another producer", Breaks: P8, plant: mutProducer},
+		{Name: "regress a checkpoint", Breaks: P9, plant: mutRegress},
+		{Name: "repeat a checkpoint seq", Breaks: P9, plant: mutRepeatSeq},
+		{Name: "skip a checkpoint seq", Breaks: P9, plant: mutSkipSeq},
+		{Name: "return of a session", Breaks: P9, plant: mutZombie},
+		{Name: "confirm ahead of the checkpoint", Breaks: P10, plant: mutConfirm},
+		{Name: "slot goes back", Breaks: P10, plant: mutSlotBack},
+		{Name: "insert below a seen offset", Breaks: P11, plant: mutInsertSeen},
+		{Name: "lose what was seen", Breaks: P11, plant: mutVanish},
+		{Name: "leave a transaction open", Breaks: P12, plant: mutOpen},
+		{Name: "publish poison", Breaks: P13, plant: mutPoison},
+		{Name: "make a letter of a sound row", Breaks: P13, plant: mutFalseLetter},
+		{Name: "make a letter for another reason", Breaks: P13, plant: mutReason},
+		{Name: "double a replay", Breaks: P14, Alone: true, plant: mutDoubleReplay},
+		{Name: "replay what was no letter", Breaks: P14, Alone: true, plant: mutReplayEvent},
+		{Name: "alter a replay", Breaks: P14, Alone: true, plant: mutAlterReplay},
+		{Name: "drop a replay", Breaks: P14, Alone: true, plant: mutDropReplay},
+		{Name: "drop a mark", Breaks: P14, Alone: true, plant: mutDropMark},
+		{Name: "purge what was replayed", Breaks: P14, Alone: true, plant: mutPurge},
+		{Name: "mark a letter twice", Breaks: P14, Alone: true, plant: mutMarkTwice},
+		{Name: "show a mark that was aborted", Breaks: P14, plant: mutLeakMark},
+		{Name: "number a release with another checkpoint", Breaks: P8, Alone: true, plant: mutRelease},
+		{Name: "swap two that waited", Breaks: P4, Alone: true, plant: mutSwapReplays},
+		{Name: "send what a letter holds back", Breaks: P13, Alone: true, plant: mutReopen},
+		{Name: "park behind nothing", Breaks: P13, Alone: true, plant: mutPark},
+		{Name: "repeat a letter as if it were replaced", Breaks: P14, Alone: true, plant: mutReplace},
+		{Name: "forget what is parked", Breaks: P12, Alone: true, plant: mutForget},
 	}
 }
 
@@ -66,6 +83,7 @@ func clone(ev Evidence) Evidence {
 		ev.Logs[i].Records = slices.Clone(ev.Logs[i].Records)
 	}
 	ev.Checkpoints = slices.Clone(ev.Checkpoints)
+	ev.State.Marks = slices.Clone(ev.State.Marks)
 	ev.Samples = slices.Clone(ev.Samples)
 	ev.Sightings = slices.Clone(ev.Sightings)
 	for i := range ev.Sightings {
@@ -98,9 +116,10 @@ func records(ev *Evidence, fit func(*Log, *Record) bool) []ref {
 	return all
 }
 
-func isEvent(l *Log, r *Record) bool  { return r.Committed && !l.Letters }
-func isLetter(l *Log, r *Record) bool { return r.Committed && l.Letters }
-func isShown(_ *Log, r *Record) bool  { return r.Committed }
+func isEvent(l *Log, r *Record) bool  { return r.delivery() && !l.Letters }
+func isLetter(l *Log, r *Record) bool { return r.delivery() && l.Letters }
+func isShown(_ *Log, r *Record) bool  { return r.delivery() }
+func isReplay(l *Log, r *Record) bool { return r.Committed && r.Replayed && !l.Letters }
 
 func (ev *Evidence) record(r ref) *Record { return &ev.Logs[r.log].Records[r.rec] }
 

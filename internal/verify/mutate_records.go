@@ -99,7 +99,7 @@ func mutSwap(ev *Evidence, rng *rand.Rand) bool {
 	a, ok := pick(rng, records(ev, func(l *Log, r *Record) bool {
 		n := 0
 		for i := range l.Records {
-			if l.Records[i].Committed && l.Records[i].Key == r.Key {
+			if l.Records[i].delivery() && l.Records[i].Key == r.Key {
 				n++
 			}
 		}
@@ -124,8 +124,8 @@ func mutSwap(ev *Evidence, rng *rand.Rand) bool {
 func mutMoveOffset(ev *Evidence, rng *rand.Rand) bool {
 	r, ok := pick(rng, records(ev, func(l *Log, r *Record) bool {
 		for i := len(l.Records) - 1; i >= 0; i-- {
-			if l.Records[i].Committed {
-				return r.Committed && r != &l.Records[i]
+			if l.Records[i].delivery() {
+				return r.delivery() && r != &l.Records[i]
 			}
 		}
 		return false
@@ -179,31 +179,5 @@ func moveTo(ev *Evidence, rng *rand.Rand, fit func(from, to *Log) bool) bool {
 	moved := *ev.record(r)
 	ev.remove(r)
 	ev.append(log, moved)
-	return true
-}
-
-func mutPoison(ev *Evidence, rng *rand.Rand) bool {
-	r, ok := pick(rng, records(ev, isEvent))
-	if !ok {
-		return false
-	}
-	row := ev.rowOf(ev.record(r))
-	if row < 0 || !ev.Oracle.Rows[row].Marked {
-		return false
-	}
-	ev.Oracle.Rows[row].Poison = true
-	return true
-}
-
-func mutFalseLetter(ev *Evidence, rng *rand.Rand) bool {
-	r, ok := pick(rng, records(ev, isLetter))
-	if !ok {
-		return false
-	}
-	row := ev.rowOf(ev.record(r))
-	if row < 0 || !ev.Oracle.Rows[row].Marked {
-		return false
-	}
-	ev.Oracle.Rows[row].Poison = false
 	return true
 }

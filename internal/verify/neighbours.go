@@ -81,3 +81,13 @@ func aroundSample(ev *Evidence, i int) []string {
 			s.At.UTC().Format("15:04:05.000"), s.Epoch, s.Confirmed, s.Seq, s.End, s.LSO, s.HW)
 	})
 }
+
+func (m *LetterMark) at(ev *Evidence) string { return fmt.Sprintf("%s@%d", ev.State.Topic, m.Offset) }
+
+func aroundMark(ev *Evidence, i int) []string {
+	return window(i, len(ev.State.Marks), func(k int) string {
+		m := &ev.State.Marks[k]
+		return fmt.Sprintf("%s %s group=%q %s letter=%s topic=%q producer=%d/%d %s, shown=%t",
+			m.at(ev), m.ID, m.Group, m.Action, m.Letter, m.Topic, m.Producer.ID, m.Producer.Epoch, m.Fate, m.Committed)
+	})
+}

@@ -187,7 +187,7 @@ func (s *scribe) insert(m *replication.Message) error {
 	s.oracle.Rows = append(s.oracle.Rows, Row{
 		ID: IDOf(s.rec.ID), Hash: HashOf(s.rec.Payload), Key: NameOf(key), Topic: NameOf(s.rec.Topic),
 		Tx: uint32(len(s.oracle.Txs)), Ord: s.ord, Partition: partition,
-		KeySeq: mark.keySeq, Marked: mark.marked, Poison: mark.poison,
+		KeySeq: mark.keySeq, Marked: mark.marked, Poison: mark.poison != nil, Reason: NameOf(string(mark.poison)),
 	})
 	return nil
 }

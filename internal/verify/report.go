@@ -28,6 +28,7 @@ const (
 	P11 Property = "P11"
 	P12 Property = "P12"
 	P13 Property = "P13"
+	P14 Property = "P14"
 )
 
 // rule is a property, what it demands, and the function that checks it.
@@ -52,6 +53,7 @@ func rules() []rule {
 		{P11, "stable prefix", checkPrefix},
 		{P12, "nothing left open", checkOpen},
 		{P13, "letters", checkLetters},
+		{P14, "replays", checkReplays},
 	}
 }
 
@@ -90,7 +92,9 @@ type Counts struct {
 	Before       int `json:"before"`    // rows older than the first checkpoint: not owed
 	Published    int `json:"published"` // records that consumers are shown
 	Letters      int `json:"letters"`
-	Aborted      int `json:"aborted"` // records that consumers are not shown
+	Replayed     int `json:"replayed,omitempty"` // records that were letters before
+	Marks        int `json:"marks,omitempty"`    // that say what became of a letter
+	Aborted      int `json:"aborted"`            // records that consumers are not shown
 	Checkpoints  int `json:"checkpoints"`
 	Sessions     int `json:"sessions"`
 	Samples      int `json:"samples"`
@@ -162,6 +166,9 @@ func (r *Report) String() string {
 	fmt.Fprintf(&b, "%d rows in %d transactions committed (%d before the first checkpoint)\n", c.Rows, c.Transactions, c.Before)
 	fmt.Fprintf(&b, "%d published, %d letters, %d records of aborted transactions, %d checkpoints of %d sessions\n",
 		c.Published, c.Letters, c.Aborted, c.Checkpoints, c.Sessions)
+	if c.Marks > 0 || c.Replayed > 0 {
+		fmt.Fprintf(&b, "%d letters replayed, %d marks say what became of letters\n", c.Replayed, c.Marks)
+	}
 	for _, f := range r.Findings {
 		verdict := "ok"
 		switch {

@@ -25,6 +25,8 @@ type world struct {
 	session int
 	writer  verify.Producer
 	last    checkpoint.Checkpoint
+	desk    desk
+	byKey   kgo.TopicPartitioner
 	topic   int64 // next offset of the checkpoint topic
 	now     time.Time
 }
@@ -33,6 +35,7 @@ const (
 	events     = "events"
 	others     = "others"
 	letters    = "events.dlq"
+	state      = "events.dlq.state"
 	partitions = 3
 )
 
@@ -41,18 +44,26 @@ func (w *world) id() verify.ID {
 	return verify.ID{byte(w.idHigh >> 16), byte(w.idHigh >> 8), byte(w.idHigh), 1}
 }
 
-// newWorld commits n transactions and publishes them.
-func newWorld(n int, choose func(int) int) *world {
-	w := &world{choose: choose, lsn: 0x1000, seqs: map[string]uint32{}, now: time.Unix(1e9, 0), writer: verify.Producer{ID: 7}}
+// newWorld commits n transactions and publishes them. In half of the worlds
+// keys wait behind their letters.
+func newWorld(n int, choose func(int) int) *world { return makeWorld(n, choose, choose(2) == 1, true) }
+
+// makeWorld is newWorld with the choices made; without tools nothing becomes of
+// a letter.
+func makeWorld(n int, choose func(int) int, parks, tools bool) *world {
+	w := &world{desk: newDesk(parks, tools), byKey: kgo.StickyKeyPartitioner(nil).ForTopic(events), choose: choose, lsn: 0x1000, seqs: map[string]uint32{}, now: time.Unix(1e9, 0), writer: verify.Producer{ID: 7}}
 	for p := range int32(partitions) {
 		w.ev.Logs = append(w.ev.Logs, verify.Log{Topic: events, Partition: p})
 	}
 	w.ev.Logs = append(w.ev.Logs, verify.Log{Topic: others}, verify.Log{Topic: letters, Letters: true})
-	w.ev.Rules = verify.Rules{Topic: events, Quiet: true}
+	w.ev.Rules = verify.Rules{Topic: events, Quiet: true, Parked: parks}
+	w.ev.State.Topic = state
 	for range n {
 		w.commit()
 	}
 	w.publish()
+	w.settle()
+	w.ev.State.LSO = w.ev.State.HW
 	for i := range w.ev.Logs {
 		w.ev.Logs[i].LSO = w.ev.Logs[i].HW
 	}
@@ -75,6 +86,9 @@ func (w *world) commit() {
 		r := verify.Row{
 			ID: w.id(), Key: verify.NameOf(key), Tx: uint32(len(o.Txs)), Ord: ord,
 			KeySeq: w.seqs[key], Partition: -1, Marked: true, Poison: w.choose(8) == 1,
+		}
+		if r.Poison {
+			r.Reason = verify.NameOf([]string{"too_large", "refused"}[w.choose(2)])
 		}
 		r.Hash = verify.HashOf(r.ID[:])
 		switch w.choose(8) {
@@ -101,8 +115,8 @@ func (w *world) publish() {
 		// A group ends with its transaction, or is cut.
 		n := min(1+w.choose(12), len(o.Rows)-row)
 		group := o.Rows[row : row+n]
-		c := w.last
-		c.Seq, c.SessionID, c.SessionNo = c.Seq+1, fmt.Sprint("session-", w.session), uint64(w.session)+1
+		w.work()
+		c := w.next()
 		c.Rows, c.RowsTotal = uint64(n), c.RowsTotal+uint64(n)
 		end := &group[n-1]
 		tx := &o.Txs[end.Tx]
@@ -128,6 +142,13 @@ func (w *world) publish() {
 		}
 		w.sample()
 	}
+}
+
+// next is the checkpoint that follows, but for its position and counts.
+func (w *world) next() checkpoint.Checkpoint {
+	c := w.last
+	c.Seq, c.SessionID, c.SessionNo = c.Seq+1, fmt.Sprint("session-", w.session), uint64(w.session)+1
+	return c
 }
 
 func (w *world) begin() {
@@ -159,29 +180,43 @@ func (w *world) checkpoint(c checkpoint.Checkpoint, fate verify.Fate) {
 // write is one Kafka transaction.
 func (w *world) write(row, n int, c checkpoint.Checkpoint, fate verify.Fate) {
 	w.writer.Epoch++ // transaction.version=2
-	touched := map[int]bool{}
+	tx := w.transaction(w.writer, fate)
+	before := w.desk.clone()
+	w.release(tx, c.Seq)
 	for i := row; i < row+n; i++ {
 		r := &w.ev.Oracle.Rows[i]
-		log := w.place(r)
-		l := &w.ev.Logs[log]
-		touched[log] = true
-		at := w.ev.Oracle.At(i)
-		l.Records = append(l.Records, verify.Record{
-			Offset: l.HW, ID: r.ID, Hash: r.Hash, Key: r.Key, LSN: at.LSN, Ord: r.Ord, Timeline: at.Timeline, KeySeq: r.KeySeq,
-			Seq: uint32(i) - w.ev.Oracle.Txs[r.Tx].First + 1, Ckpt: c.Seq, Producer: w.writer, Fate: fate, Committed: fate == verify.Commit,
-		})
-		l.HW++
+		log, rec := w.place(r), w.record(i)
+		rec.Ckpt = c.Seq
+		blocked := w.desk.parks && len(w.desk.queues[r.Key.String()]) > 0
+		switch {
+		case blocked && (!r.Poison || r.Reason.String() == "refused"): // which nobody knows yet
+			log, rec.Reason = letterLog, verify.NameOf("parked")
+		case r.Poison:
+			log, rec.Reason = letterLog, r.Reason
+		}
+		offset := tx.write(log, rec)
+		if log == letterLog {
+			w.desk.take(i, offset, rec.Reason.String() == "parked", r.Key.String())
+		}
 	}
-	for log := range touched {
-		w.ev.Logs[log].HW++ // the marker
+	if fate == verify.Abort {
+		w.desk = before
 	}
+	tx.end()
 	w.checkpoint(c, fate)
+}
+
+// record is a row as a record, not yet written.
+func (w *world) record(i int) verify.Record {
+	r, at := &w.ev.Oracle.Rows[i], w.ev.Oracle.At(i)
+	return verify.Record{
+		ID: r.ID, Hash: r.Hash, Key: r.Key, LSN: at.LSN, Ord: r.Ord, Timeline: at.Timeline, KeySeq: r.KeySeq,
+		Seq: uint32(i) - w.ev.Oracle.Txs[r.Tx].First + 1,
+	}
 }
 
 func (w *world) place(r *verify.Row) int {
 	switch {
-	case r.Poison:
-		return 4
 	case r.Topic.String() == others:
 		// Its only partition: whatever the row asks for.
 		r.Partition = -1
@@ -189,7 +224,7 @@ func (w *world) place(r *verify.Row) int {
 	case r.Partition >= 0:
 		return int(r.Partition)
 	}
-	return kgo.StickyKeyPartitioner(nil).ForTopic(events).Partition(&kgo.Record{Key: []byte(r.Key.String())}, partitions)
+	return w.byKey.Partition(&kgo.Record{Key: []byte(r.Key.String())}, partitions)
 }
 
 func (w *world) sample() {

@@ -23,22 +23,31 @@ var allowed = map[string][]string{
 	"health":          {},
 	"outbox":          {},
 
-	"replication":    {"internal/fault", "internal/crash", "internal/mutant"},
-	"internal/kafka": {"internal/fault", "internal/secret"},
-	"checkpoint":     {"internal/fault"},
+	"replication":      {"internal/fault", "internal/crash", "internal/mutant"},
+	"internal/kafka":   {"internal/fault", "internal/secret"},
+	"internal/breaker": {"internal/fault"},
+	"checkpoint":       {"internal/fault"},
 
 	"sink": {"outbox", "checkpoint", "internal/kafka", "internal/fault", "internal/crash"},
 	"dlq":  {"outbox", "internal/kafka", "internal/fault"},
 
 	"internal/relay": {
-		"replication", "outbox", "sink", "checkpoint", "dlq", "internal/fault", "internal/crash", "internal/mutant",
+		"replication", "outbox", "sink", "checkpoint", "dlq", "internal/breaker", "internal/fault", "internal/crash", "internal/mutant",
 	},
 	"internal/provision": {"replication", "outbox", "sink", "checkpoint", "internal/kafka", "internal/fault"},
+	"internal/preflight": {"checkpoint", "internal/kafka", "internal/fault"},
+	"internal/audit":     {"outbox", "checkpoint", "sink", "dlq", "replication", "internal/kafka", "internal/fault"},
 	"internal/verify":    {"outbox", "checkpoint", "internal/kafka", "internal/fault", "replication"},
 	"internal/demo":      {"outbox", "checkpoint", "internal/fault", "internal/kafka"},
 
+	"consumer":          {"outbox", "dlq"},
+	"internal/pipeline": {"consumer", "outbox", "dlq", "internal/fault", "internal/secret"},
+
+	"outbox/eventstore":           {"outbox"},
+	"outbox/eventstore/storetest": {"outbox", "outbox/eventstore"},
+
 	"internal/config": {
-		"replication", "sink", "outbox", "health", "dlq", "internal/kafka", "internal/relay", "internal/fault", "internal/secret",
+		"replication", "sink", "outbox", "health", "dlq", "internal/breaker", "internal/kafka", "internal/relay", "internal/fault", "internal/secret",
 	},
 	"cmd/outbox-relay": {"*"},
 }

@@ -13,16 +13,16 @@ import (
 	"github.com/holdwall/outbox-relay/test/rig"
 )
 
-// kills is how often the loop kills: ten in CI, OUTBOX_CHAOS_KILLS elsewhere.
-func kills(t *testing.T) int {
+// times is how often a loop goes round: a few times in CI, more elsewhere.
+func times(t *testing.T, variable string, few int) int {
 	t.Helper()
-	s := os.Getenv("OUTBOX_CHAOS_KILLS")
+	s := os.Getenv(variable)
 	if s == "" {
-		return 10
+		return few
 	}
 	n, err := strconv.Atoi(s)
 	if err != nil {
-		t.Fatalf("OUTBOX_CHAOS_KILLS: %v", err)
+		t.Fatalf("%s: %v", variable, err)
 	}
 	return n
 }
@@ -49,7 +49,7 @@ func TestChaosKill(t *testing.T) {
 	judge := r.Judge(t)
 	s := seed(t)
 	rng := rand.New(rand.NewPCG(s, 1))
-	n := kills(t)
+	n := times(t, "OUTBOX_CHAOS_KILLS", 10)
 	t.Logf("seed %d, %d kills", s, n)
 	stop := r.Load(t, load.Config{
 		Seed: s, LargeRows: 20000, Pause: 250 * time.Millisecond, PoisonShare: 0.001,

@@ -75,10 +75,10 @@ func TestKafkaRefusesCredentials(t *testing.T) {
 	r.Env["KAFKA_SASL_MECHANISM"], r.Env["KAFKA_SASL_USERNAME"], r.Env["KAFKA_SASL_PASSWORD"] = "plain", "relay", planted
 	r.Env["LOG_LEVEL"] = "trace"
 	relay := r.Serve(t, nil)
-	waits(ctx, t, relay, 0, "OBX-5003")
+	waits(ctx, t, relay, 0, "OBX-5037")
 	harmless(t, answers(ctx, t, relay), relay.Stdout(), relay.Stderr())
 	stop(ctx, t, relay)
-	refuses(t, r, "OBX-5003", 3, "init")
+	refuses(t, r, "OBX-5037", 3, "init")
 }
 
 // A table with names of its own needs nothing but to be described.

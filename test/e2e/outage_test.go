@@ -168,7 +168,7 @@ func TestPostgresStopsFastWhileKafkaIsDown(t *testing.T) {
 			}
 			relay := r.Serve(t, nil)
 			if tc.atStart {
-				waits(ctx, t, relay, 0, "OBX-5001")
+				waits(ctx, t, relay, 0, "OBX-5022")
 			} else {
 				rig.AwaitStreaming(t, relay)
 				r.Insert(t, 100)
@@ -213,7 +213,7 @@ func TestKafkaAbsentAndLost(t *testing.T) {
 		t.Fatal(err)
 	}
 	relay := r.Serve(t, nil)
-	waits(ctx, t, relay, 0, "OBX-5001")
+	waits(ctx, t, relay, 0, "OBX-5022")
 	r.Insert(t, 100)
 	staysConnected(ctx, t, r, patience)
 	if err := kafka.Start(ctx); err != nil {

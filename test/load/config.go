@@ -32,15 +32,38 @@ import (
 // Poison is a way in which a row can be unfit for an event.
 type Poison string
 
-// The poisons. PartitionRange and Oversize depend on the topic, so they have
-// to be asked for.
+// The poisons. PartitionRange, Oversize and Ancient depend on the topic, so
+// they have to be asked for.
 const (
 	IllegalTopic   Poison = "illegal_topic"   // a name that Kafka forbids
 	DeniedTopic    Poison = "denied_topic"    // a topic of Kafka's own
 	ReservedHeader Poison = "reserved_header" // a header that is the relay's
-	PartitionRange Poison = "partition_range" // a partition that no topic has
+	PartitionRange Poison = "partition_range" // a partition of Config.PoisonPartition
 	Oversize       Poison = "oversize"        // a payload of Config.OversizeBytes
+	// Undecodable is created at infinity. It is the one value that the table
+	// takes and no record can hold: jsonb, text and bytea can all be read.
+	Undecodable Poison = "undecodable"
+	// Ancient was created ten years ago. A topic with
+	// message.timestamp.before.max.ms has its broker refuse it.
+	Ancient Poison = "ancient"
 )
+
+// Reason returns the reason of the letter that such a row must become.
+func (p Poison) Reason() string {
+	switch p {
+	case IllegalTopic:
+		return "invalid_topic"
+	case DeniedTopic:
+		return "unauthorized_topic"
+	case Oversize:
+		return "too_large"
+	case Undecodable:
+		return "decode"
+	case Ancient:
+		return "refused"
+	}
+	return string(p)
+}
 
 // Config says how much and of what.
 type Config struct {
@@ -64,10 +87,13 @@ type Config struct {
 	LargeRows int
 	// HotShare is the share of rows for one key. Default 0.2.
 	HotShare float64
-	// PoisonShare is the share of poison among rows. Default 0.
-	PoisonShare   float64
-	Poisons       []Poison // default IllegalTopic, DeniedTopic, ReservedHeader
-	OversizeBytes int      // default 1.5 MiB
+	// PoisonShare is the share of poison among rows, of all kinds together, in
+	// even parts. Default 0.
+	PoisonShare     float64
+	Poisons         []Poison // default IllegalTopic, DeniedTopic, ReservedHeader
+	PoisonKeys      int      // only so many keys have poison, the hot one first; 0: all
+	PoisonPartition int32    // default 2^20
+	OversizeBytes   int      // default 1.5 MiB
 	// Topics are asked for by a fifth of the keys, if there are any.
 	Topics []string
 	// Grace is how long a transaction that is under way when the context ends
@@ -111,6 +137,12 @@ func (c Config) defaults() (Config, error) {
 	if len(c.Poisons) == 0 {
 		c.Poisons = []Poison{IllegalTopic, DeniedTopic, ReservedHeader}
 	}
+	if c.PoisonKeys == 0 {
+		c.PoisonKeys = c.Keys
+	}
+	if c.PoisonPartition == 0 {
+		c.PoisonPartition = 1 << 20
+	}
 	if c.Grace == 0 {
 		c.Grace = 5 * time.Second
 	}
@@ -132,6 +164,7 @@ type Totals struct {
 	Transactions int            `json:"transactions"` // committed
 	Rows         int            `json:"rows"`         // committed
 	Poison       int            `json:"poison"`       // of them
+	Poisons      map[Poison]int `json:"poisons"`      // of those, by kind
 	RolledBack   int            `json:"rolled_back"`  // transactions that were not committed
 	UndoneRows   int            `json:"undone_rows"`  // of those, and behind savepoints
 	Unknown      int            `json:"unknown"`      // transactions without an answer to COMMIT
@@ -155,9 +188,19 @@ func (t *Totals) add(o Totals) {
 	for k, n := range o.Kinds {
 		t.Kinds[k] += n
 	}
+	t.addPoison(o.Poisons)
+}
+
+func (t *Totals) addPoison(poisons map[Poison]int) {
+	if t.Poisons == nil {
+		t.Poisons = map[Poison]int{}
+	}
+	for p, n := range poisons {
+		t.Poisons[p] += n
+	}
 }
 
 func (t Totals) String() string {
-	return fmt.Sprintf("%d transactions with %d rows committed (%d poison), %d rolled back, %d rows undone, %d unknown with %d rows, %d connections, kinds %v",
-		t.Transactions, t.Rows, t.Poison, t.RolledBack, t.UndoneRows, t.Unknown, t.UnknownRows, t.Connections, t.Kinds)
+	return fmt.Sprintf("%d transactions with %d rows committed (%d poison %v), %d rolled back, %d rows undone, %d unknown with %d rows, %d connections, kinds %v",
+		t.Transactions, t.Rows, t.Poison, t.Poisons, t.RolledBack, t.UndoneRows, t.Unknown, t.UnknownRows, t.Connections, t.Kinds)
 }

@@ -48,8 +48,8 @@ func TestHistory(t *testing.T) {
 	conn, src := setUp(t, db)
 	totals, err := load.Run(t.Context(), load.Config{
 		URL: db.URL(), Run: "history", Seed: 7, Transactions: 600, Mix: everyKind, LargeRows: 4000, PayloadBytes: 200,
-		PoisonShare: 0.02, OversizeBytes: 16 << 10, Topics: []string{"audit"},
-		Poisons: []load.Poison{load.IllegalTopic, load.DeniedTopic, load.ReservedHeader, load.PartitionRange, load.Oversize},
+		PoisonShare: 0.07, OversizeBytes: 16 << 10, Topics: []string{"audit"},
+		Poisons: []load.Poison{load.IllegalTopic, load.DeniedTopic, load.ReservedHeader, load.PartitionRange, load.Oversize, load.Undecodable, load.Ancient},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -77,10 +77,11 @@ func TestHistory(t *testing.T) {
 	if n := len(oracle.Txs); n < totals.Transactions || n > totals.Transactions+totals.Unknown {
 		t.Errorf("slot holds %d transactions; %d are known to be committed, %d unknown", n, totals.Transactions, totals.Unknown)
 	}
-	poison, topics := 0, map[string]int{}
+	poison, topics, reasons := 0, map[string]int{}, map[string]int{}
 	for _, r := range oracle.Rows {
 		if r.Poison {
 			poison++
+			reasons[r.Reason.String()]++
 		}
 		if !r.Marked || r.KeySeq == 0 {
 			t.Fatalf("row %s has no mark", r.ID)
@@ -89,6 +90,14 @@ func TestHistory(t *testing.T) {
 	}
 	if poison < totals.Poison || poison == 0 {
 		t.Errorf("slot holds %d poison rows, %d are known to be committed", poison, totals.Poison)
+	}
+	for _, p := range []load.Poison{
+		load.IllegalTopic, load.DeniedTopic, load.ReservedHeader, load.PartitionRange, load.Oversize, load.Undecodable, load.Ancient,
+	} {
+		// A part of the load is unknown, and the share is by chance.
+		if n, known := reasons[p.Reason()], totals.Poisons[p]; known == 0 || n < known || n*200 < len(oracle.Rows) {
+			t.Errorf("%s: slot holds %d of %d rows, %d are known to be committed", p, n, len(oracle.Rows), known)
+		}
 	}
 	if topics["audit"] == 0 || topics[""] == 0 {
 		t.Errorf("topics asked for: %v", topics)

@@ -7,8 +7,10 @@ import (
 	"math/rand/v2"
 	"sort"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/holdwall/outbox-relay/internal/verify"
 )
@@ -156,14 +158,15 @@ type row struct {
 	headers   []byte
 	topic     *string
 	partition *int32
-	poison    bool
+	created   pgtype.Timestamptz
+	poison    Poison
 }
 
 var noHeaders = []byte("{}")
 
 // row builds the row that has number seq of its key.
 func (p *planner) row(pl *plan, n int, key string, seq uint32, undone bool) (row, error) {
-	r := row{key: key, headers: noHeaders}
+	r := row{key: key, headers: noHeaders, created: pgtype.Timestamptz{Time: time.Now(), Valid: true}}
 	for i := 0; i < len(r.id); i += 8 {
 		v := p.rng.Uint64()
 		for j := range 8 {
@@ -176,10 +179,10 @@ func (p *planner) row(pl *plan, n int, key string, seq uint32, undone bool) (row
 		r.topic = &p.cfg.Topics[int(key[len(key)-2])%len(p.cfg.Topics)]
 	}
 	size := p.cfg.PayloadBytes
-	if p.cfg.PoisonShare > 0 && p.rng.Float64() < p.cfg.PoisonShare {
-		poison := p.cfg.Poisons[p.rng.IntN(len(p.cfg.Poisons))]
-		mark.Poison, r.poison = string(poison), true
-		switch poison {
+	if p.cfg.PoisonShare > 0 && key < keyName(p.cfg.PoisonKeys) && p.rng.Float64() < p.cfg.PoisonShare {
+		r.poison = p.cfg.Poisons[p.rng.IntN(len(p.cfg.Poisons))]
+		mark.Poison = r.poison.Reason()
+		switch r.poison {
 		case IllegalTopic:
 			name := strings.Repeat(".", 1+p.rng.IntN(2)) // the table lets no other illegal name in
 			r.topic = &name
@@ -189,12 +192,15 @@ func (p *planner) row(pl *plan, n int, key string, seq uint32, undone bool) (row
 		case ReservedHeader:
 			r.headers = []byte(`{"outbox.lsn": "0/0"}`)
 		case PartitionRange:
-			n := int32(1 << 20)
-			r.partition = &n
+			r.partition = &p.cfg.PoisonPartition
 		case Oversize:
 			size = p.cfg.OversizeBytes
+		case Undecodable:
+			r.created = pgtype.Timestamptz{InfinityModifier: pgtype.Infinity, Valid: true}
+		case Ancient:
+			r.created.Time = r.created.Time.AddDate(-10, 0, 0)
 		default:
-			return row{}, fmt.Errorf("no poison %q", poison)
+			return row{}, fmt.Errorf("no poison %q", r.poison)
 		}
 	}
 	var err error

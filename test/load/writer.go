@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/holdwall/outbox-relay/outbox"
 )
@@ -36,11 +37,11 @@ type writer struct {
 // copyFrom is the number of rows from which COPY is used.
 const copyFrom = 100
 
-var columns = []string{"id", "aggregatetype", "aggregateid", "type", "payload", "headers", "topic", "kafka_partition"}
+var columns = []string{"id", "aggregatetype", "aggregateid", "type", "payload", "headers", "topic", "kafka_partition", "created_at"}
 
 func (w *writer) insert() string {
-	return "INSERT INTO " + w.table.SQL() + ` (id, aggregatetype, aggregateid, type, payload, headers, topic, kafka_partition)
-		SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::jsonb[], $6::jsonb[], $7::text[], $8::int[])`
+	return "INSERT INTO " + w.table.SQL() + ` (id, aggregatetype, aggregateid, type, payload, headers, topic, kafka_partition, created_at)
+		SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::jsonb[], $6::jsonb[], $7::text[], $8::int[], $9::timestamptz[])`
 }
 
 const take = `INSERT INTO outbox_load.counter AS c (key, n) VALUES ($1, $2)
@@ -66,7 +67,10 @@ func (w *writer) transact(ctx context.Context, pl plan) error {
 	case committed:
 		w.totals.Transactions++
 		w.totals.Rows += pl.rows(false)
-		w.totals.Poison += poison
+		w.totals.addPoison(poison)
+		for _, n := range poison {
+			w.totals.Poison += n
+		}
 	case unknown:
 		w.totals.Unknown++
 		w.totals.UnknownRows += pl.rows(false)
@@ -93,34 +97,35 @@ func fatal(err error) error {
 }
 
 // begin opens the transaction and inserts its rows.
-func (w *writer) begin(ctx context.Context, pl *plan) (poison int, err error) {
+func (w *writer) begin(ctx context.Context, pl *plan) (poison map[Poison]int, err error) {
 	if _, err := w.conn.Exec(ctx, "BEGIN"); err != nil {
-		return 0, err
+		return nil, err
 	}
+	poison = map[Poison]int{}
 	n := 0
 	for _, pt := range pl.parts {
 		if pl.kind == savepoint {
 			if _, err := w.conn.Exec(ctx, "SAVEPOINT part"); err != nil {
-				return 0, err
+				return nil, err
 			}
 		}
 		rows, err := w.number(ctx, pl, pt, n)
 		if err != nil {
-			return 0, err
+			return nil, err
 		}
 		n += len(rows)
 		if err := w.put(ctx, rows); err != nil {
-			return 0, err
+			return nil, err
 		}
 		if pt.undone {
 			if _, err := w.conn.Exec(ctx, "ROLLBACK TO SAVEPOINT part"); err != nil {
-				return 0, err
+				return nil, err
 			}
 			continue
 		}
 		for i := range rows {
-			if rows[i].poison {
-				poison++
+			if rows[i].poison != "" {
+				poison[rows[i].poison]++
 			}
 		}
 	}
@@ -160,7 +165,7 @@ func (w *writer) put(ctx context.Context, rows []row) error {
 		}
 		_, err := w.conn.CopyFrom(ctx, name, columns, pgx.CopyFromSlice(len(rows), func(i int) ([]any, error) {
 			r := &rows[i]
-			return []any{[16]byte(r.id), aggregate, r.key, event, r.payload, r.headers, r.topic, r.partition}, nil
+			return []any{[16]byte(r.id), aggregate, r.key, event, r.payload, r.headers, r.topic, r.partition, r.created}, nil
 		}))
 		return err
 	}
@@ -168,7 +173,7 @@ func (w *writer) put(ctx context.Context, rows []row) error {
 	for i := range rows {
 		a.add(&rows[i])
 	}
-	_, err := w.conn.Exec(ctx, w.insert(), a.ids, a.aggregates, a.keys, a.types, a.payloads, a.headers, a.topics, a.partitions)
+	_, err := w.conn.Exec(ctx, w.insert(), a.ids, a.aggregates, a.keys, a.types, a.payloads, a.headers, a.topics, a.partitions, a.created)
 	return err
 }
 
@@ -184,6 +189,7 @@ type arrays struct {
 	payloads, headers       []string
 	topics                  []*string
 	partitions              []*int32
+	created                 []pgtype.Timestamptz
 }
 
 func (a *arrays) add(r *row) {
@@ -191,6 +197,7 @@ func (a *arrays) add(r *row) {
 	a.aggregates, a.keys, a.types = append(a.aggregates, aggregate), append(a.keys, r.key), append(a.types, event)
 	a.payloads, a.headers = append(a.payloads, string(r.payload)), append(a.headers, string(r.headers))
 	a.topics, a.partitions = append(a.topics, r.topic), append(a.partitions, r.partition)
+	a.created = append(a.created, r.created)
 }
 
 // end brings the transaction to its end, whichever was planned.

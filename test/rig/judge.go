@@ -17,6 +17,9 @@ import (
 // takes part in nothing: its slot is never confirmed, its readers have no
 // group.
 type Judge struct {
+	// Redirects are topics that letters were replayed to instead of their own.
+	Redirects []string
+
 	rig     *Rig
 	oracle  verify.OracleSource
 	sampler *verify.Sampler
@@ -75,8 +78,13 @@ func (j *Judge) Verdict(t testing.TB, required ...verify.Property) verify.Report
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	ev, err := verify.Collect(ctx, j.rig.Conn(t), verify.Sources{
-		Oracle: j.oracle, Kafka: j.kafka(), Topics: verify.Topics{Events: []string{j.rig.Events}, Letters: []string{j.rig.Letters}},
-		Checkpoint: j.rig.Checkpoint, Name: j.rig.Name, Rules: verify.Rules{Topic: j.rig.Events, Quiet: true},
+		Oracle: j.oracle, Kafka: j.kafka(), Checkpoint: j.rig.Checkpoint, Name: j.rig.Name,
+		Topics: verify.Topics{
+			Events: append([]string{j.rig.Events}, j.Redirects...), Letters: []string{j.rig.Letters}, State: j.rig.State,
+		},
+		Rules: verify.Rules{
+			Topic: j.rig.Events, Quiet: true, Redirects: j.Redirects, Parked: j.rig.Env["OUTBOX_DLQ_PARK_KEYS"] == "true",
+		},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -88,6 +96,17 @@ func (j *Judge) Verdict(t testing.TB, required ...verify.Property) verify.Report
 		t.Errorf("checker: %v", err)
 	}
 	return report
+}
+
+// Written runs writers until they have done cfg.Transactions.
+func (r *Rig) Written(ctx context.Context, t testing.TB, cfg load.Config) load.Totals {
+	t.Helper()
+	cfg.URL, cfg.Run = r.Database.URL(), r.Name
+	totals, err := load.Run(ctx, cfg)
+	if err != nil {
+		t.Fatalf("load: %v", err)
+	}
+	return totals
 }
 
 // Load runs writers until the returned function is called, which waits for

@@ -35,6 +35,8 @@ type Config struct {
 	Brokers []string
 	// Partitions of the events topic; 0: 3.
 	Partitions int32
+	// EventSettings are those of the events topic.
+	EventSettings map[string]string
 	// Env is added to the settings of every command.
 	Env map[string]string
 	// Bin is the binary; "" builds the ordinary one.
@@ -50,6 +52,7 @@ type Rig struct {
 
 	Name, Slot, Publication     string
 	Events, Letters, Checkpoint string
+	State                       string // what became of letters
 	Env                         map[string]string
 	Bin                         string
 }
@@ -82,11 +85,12 @@ func New(t testing.TB, cfg Config) *Rig {
 	r.Name = strings.Trim(r.Topics.Prefix, ".-_")
 	r.Slot, r.Publication = r.Database.Slot("relay"), "outbox_pub"
 	r.Events, r.Letters, r.Checkpoint = r.Topics.Name("events"), r.Topics.Name("dlq"), r.Topics.Name("checkpoint")
+	r.State = r.Letters + ".state"
 	partitions := cfg.Partitions
 	if partitions == 0 {
 		partitions = 3
 	}
-	r.Topics.Create(t, "events", partitions, nil)
+	r.Topics.Create(t, "events", partitions, cfg.EventSettings)
 	brokers := cfg.Brokers
 	if brokers == nil {
 		brokers = r.Kafka.Brokers()
@@ -96,6 +100,7 @@ func New(t testing.TB, cfg Config) *Rig {
 		"OUTBOX_NAME": r.Name, "OUTBOX_SLOT": r.Slot, "OUTBOX_PUBLICATION": r.Publication,
 		"KAFKA_EVENTS_TOPIC": r.Events, "KAFKA_DLQ_TOPIC": r.Letters, "KAFKA_CHECKPOINT_TOPIC": r.Checkpoint,
 		"OUTBOX_HEARTBEAT_INTERVAL": "1s", "LOG_FORMAT": "json",
+		"KAFKA_BREAKER_RESET": "2s", // or a broker that was away costs a test five minutes
 	}
 	maps.Copy(r.Env, cfg.Env)
 	return r
@@ -108,6 +113,7 @@ func (r *Rig) Sibling(t testing.TB, name string) *Rig {
 	s := *r
 	s.Name, s.Slot = r.Name+"_"+name, r.Database.Slot(name)
 	s.Events, s.Letters, s.Checkpoint = r.Topics.Name(name+".events"), r.Topics.Name(name+".dlq"), r.Topics.Name(name+".checkpoint")
+	s.State = s.Letters + ".state"
 	r.Topics.Create(t, name+".events", 1, nil)
 	s.Env = maps.Clone(r.Env)
 	maps.Copy(s.Env, map[string]string{
@@ -219,6 +225,41 @@ func (r *Rig) Count(ctx context.Context, t testing.TB, topic string) int {
 	n := 0
 	r.Each(ctx, t, topic, func(*kgo.Record) { n++ })
 	return n
+}
+
+// Configure changes settings of a topic.
+func (r *Rig) Configure(ctx context.Context, t testing.TB, topic string, settings map[string]string) {
+	t.Helper()
+	cl, err := r.Kafka.Client()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	var changes []kadm.AlterConfig
+	for name, value := range settings {
+		changes = append(changes, kadm.AlterConfig{Op: kadm.SetConfig, Name: name, Value: &value})
+	}
+	answers, err := kadm.NewClient(cl).AlterTopicConfigs(ctx, changes, topic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := answers.On(topic, func(a *kadm.AlterConfigsResponse) error { return a.Err }); err != nil {
+		t.Fatalf("configure %s: %v", topic, err)
+	}
+}
+
+// Reasons counts the committed letters by their reason.
+func (r *Rig) Reasons(ctx context.Context, t testing.TB) map[string]int {
+	t.Helper()
+	all := map[string]int{}
+	r.Each(ctx, t, r.Letters, func(rec *kgo.Record) {
+		for _, h := range rec.Headers {
+			if h.Key == "outbox.dlq.reason" {
+				all[string(h.Value)]++
+			}
+		}
+	})
+	return all
 }
 
 // Each calls f with every committed record of a topic, by partition in offset

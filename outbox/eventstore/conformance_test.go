@@ -1,0 +1,11 @@
+package eventstore_test
+
+import (
+	"testing"
+
+	"github.com/holdwall/outbox-relay/outbox/eventstore/storetest"
+)
+
+func TestDatabaseConforms(t *testing.T) { storetest.Run(t, databaseRig) }
+func TestKafkaConforms(t *testing.T)    { storetest.Run(t, kafkaRig) }
+func TestHybridConforms(t *testing.T)   { storetest.Run(t, hybridRig) }
