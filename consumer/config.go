@@ -15,7 +15,7 @@ import (
 // Defaults of Config.
 const (
 	DefaultConcurrency      = 1
-	DefaultMaxInFlight      = 10_000
+	DefaultMaxInFlight      = 50_000
 	DefaultMaxInFlightBytes = 64 << 20
 	DefaultAttempts         = 5
 	DefaultCommitInterval   = time.Second

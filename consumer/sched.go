@@ -21,6 +21,7 @@ type sched struct {
 	wake    *sync.Cond
 	ready   fifo[*keyq]
 	runs    fifo[*run]
+	spare   []*keyq
 	paused  bool
 	frozen  bool // paused for good
 	stopped bool
@@ -143,10 +144,38 @@ func (s *sched) enqueueLocked(it item) {
 		q.items.push(it)
 		return
 	}
-	q := &keyq{part: p, key: key}
+	q := s.newKey(p, key)
 	q.items.push(it)
 	s.addKey(q)
 	s.makeReady(q)
+}
+
+// newKey takes a queue that was used before, if there is one: under load there
+// is one for every few events.
+func (s *sched) newKey(p *part, key string) *keyq {
+	n := len(s.spare)
+	if n == 0 {
+		return &keyq{part: p, key: key}
+	}
+	q := s.spare[n-1]
+	s.spare[n-1] = nil
+	s.spare = s.spare[:n-1]
+	*q = keyq{part: p, key: key, items: fifo[item]{items: q.items.items[:0]}}
+	return q
+}
+
+// maxSpare bounds the queues kept for reuse, and spareRoom what each may hold.
+const (
+	maxSpare  = 1024
+	spareRoom = 16
+)
+
+// retire ends an empty queue that nobody else knows.
+func (s *sched) retire(q *keyq) {
+	s.dropKey(q)
+	if len(s.spare) < maxSpare && cap(q.items.items) <= spareRoom {
+		s.spare = append(s.spare, q)
+	}
 }
 
 func (s *sched) addKey(q *keyq) {
@@ -286,7 +315,9 @@ func (s *sched) finishKey(q *keyq, n int, again bool, d time.Duration, now time.
 		}
 		q.failed++
 		s.later(q, d)
-	case q.items.len() == 0, p.state == revoked && s.paused:
+	case q.items.len() == 0:
+		s.retire(q)
+	case p.state == revoked && s.paused:
 		s.dropKey(q)
 	default:
 		s.makeReady(q)

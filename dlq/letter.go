@@ -1,18 +1,3 @@
-// Package dlq holds dead letters: what becomes of a row that can be no event.
-//
-// A letter is the record that the row would have been, with its key, value and
-// headers as they are, and an envelope of further headers that says what went
-// wrong. The envelope uses Kafka Connect's names where Connect has one
-// (__connect.errors.*) and outbox.dlq.* where it has none.
-//
-// Invariants: a letter always fits the limit it is built for, whatever the row
-// held; what is left out is named, counted and hashed in the envelope. The
-// last header is outbox.ckpt, without value until the relay stamps it, as on
-// every other record. No header of the envelope holds payload, key or header
-// values. Parse reads back what Record wrote.
-//
-// The package leaves to others when a row is a letter (sink, outbox), and the
-// Kafka transaction that carries it together with the checkpoint (relay).
 package dlq
 
 import (

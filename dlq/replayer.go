@@ -25,6 +25,8 @@ type Replayer struct {
 	Place       func(r *kgo.Record, partition int32)
 	// Denied are topics that letters are never sent to, besides Kafka's own.
 	Denied []string
+	// Tries is how many sessions may fail in a row for what may pass; 0: 5.
+	Tries int
 	// Table finds what a letter had no room for; nil: there is no table.
 	Table   *Table
 	Log     zerolog.Logger
@@ -95,7 +97,7 @@ func SortRefs(refs []Ref) {
 const (
 	maxBatch      = 500 // letters in one transaction
 	maxBatchSize  = 16 << 20
-	patientTries  = 5 // sessions that may fail in a row
+	defaultTries  = 5
 	firstPatience = time.Second
 	mostPatience  = 10 * time.Second
 )

@@ -8,8 +8,10 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/holdwall/outbox-relay/dlq"
@@ -336,3 +338,75 @@ func TestMarkUnreadable(t *testing.T) {
 }
 
 var _ = sink.Partitioner
+
+// A letter that is gone when its turn comes is told about, and the rest goes on.
+func TestLetterGone(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.many(t, 3)
+	tool := r.tool()
+	_, refs := open(t, tool.View, dlq.Filter{})
+	cl, err := kgo.NewClient(r.opts()...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	upTo := kadm.Offsets{}
+	upTo.Add(kadm.Offset{Topic: letters, Partition: 0, At: 1})
+	if _, err := kadm.NewClient(cl).DeleteRecords(t.Context(), upTo); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	err = tool.Run(t.Context(), dlq.Job{Action: dlq.Replayed, Report: func(res dlq.Result) {
+		what := res.ID
+		if res.Err != nil {
+			what = res.Err.Code.Name
+		}
+		got = append(got, what)
+	}}, refs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"letter_gone", "2", "3"}, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// Somebody's open transaction in the state topic may hold a mark: it is waited
+// for, and not for ever.
+func TestStateTimeout(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.many(t, 1)
+	cl, err := kgo.NewClient(r.opts(kgo.TransactionalID("relay"))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	if err := cl.BeginTransaction(); err != nil {
+		t.Fatal(err)
+	}
+	m := dlq.Mark{ID: "1", Action: dlq.Released, Letter: dlq.Spot{Topic: letters}}
+	rec, err := m.Record(dlq.StateTopic(letters))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cl.ProduceSync(t.Context(), rec).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	tool := r.tool()
+	tool.TransactionTimeout, tool.Tries = time.Second, 1
+	_, refs := open(t, tool.View, dlq.Filter{})
+	if err := tool.Run(t.Context(), dlq.Job{Action: dlq.Replayed}, refs); !isCode(err, fault.StateTimeout) {
+		t.Errorf("got %v", err)
+	}
+	if err := cl.EndTransaction(t.Context(), kgo.TryCommit); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := r.replay(t, tool, dlq.Job{}); err != nil || len(got) != 0 {
+		t.Errorf("got %v, %v", got, err)
+	}
+	if n := len(r.committed(t, events)); n != 0 {
+		t.Errorf("%d records, and the letter was released", n)
+	}
+}

@@ -94,7 +94,7 @@ func (u *run) part(ctx context.Context, letters []letter) error {
 func (u *run) wait(ctx context.Context, err error) error {
 	u.failures++
 	code := fault.CodeOf(err)
-	if u.failures >= patientTries || code.Class != fault.Retry || code == fault.ReplayFenced || ctx.Err() != nil {
+	if u.failures >= cmp.Or(u.Tries, defaultTries) || code.Class != fault.Retry || code == fault.ReplayFenced || ctx.Err() != nil {
 		return err
 	}
 	pause := min(firstPatience<<(u.failures-1), mostPatience)

@@ -141,7 +141,7 @@ func (s *Scheduler) look(ctx context.Context, now time.Time) (Pass, []waiter, er
 		from[p] = at
 	}
 	err := s.Replayer.View.lettersFrom(ctx, from, func(i *Item) error {
-		if i.Status.Open && !i.Status.NextAt.IsZero() {
+		if i.Status.Open && !i.Status.NextAt.IsZero() && i.Reason != Parked { // parked ones are the relay's
 			w := waiter{Ref: RefOf(i), at: i.Status.NextAt}
 			if len(i.Key) > 0 {
 				w.key = keyOf(i.Topic, i.Key)

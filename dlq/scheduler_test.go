@@ -72,7 +72,7 @@ func TestSchedulerDefersAndGivesUp(t *testing.T) {
 	s := r.scheduler() // another process
 	s.Replayer.Metrics = dlq.NewMetrics(prometheus.NewRegistry())
 	run(t, s, func() bool {
-		for _, rec := range r.committed(t, dlq.StateTopic(letters)) {
+		for _, rec := range r.read(t, dlq.StateTopic(letters), false) {
 			m, err := dlq.ParseMark(rec)
 			if err != nil {
 				t.Fatal(err)
@@ -150,7 +150,7 @@ func TestSchedulerSurvives(t *testing.T) {
 		case asked.Load() && down.Load():
 			down.Store(false)
 		}
-		return len(r.committed(t, events)) == 1
+		return len(r.read(t, events, false)) == 1
 	})
 	families, err := reg.Gather()
 	if err != nil || len(families) != 1 || families[0].GetName() != "outbox_dlq_replayed_total" || len(families[0].GetMetric()) != 4 {

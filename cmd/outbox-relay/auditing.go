@@ -63,6 +63,9 @@ func (p *parts) audit(ctx context.Context, srv *replication.Server, check dataCh
 	for i, c := range table {
 		shape[i] = outbox.Column{Name: c.Name, TypeOID: c.TypeOID}
 	}
+	if err := p.reach(ctx, "verify"); err != nil {
+		return audit.Config{}, err
+	}
 	opts, err := p.client("verify")
 	if err != nil {
 		return audit.Config{}, err

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -8,16 +9,20 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rs/zerolog"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/holdwall/outbox-relay/dlq"
+	"github.com/holdwall/outbox-relay/health"
+	"github.com/holdwall/outbox-relay/internal/config"
+	"github.com/holdwall/outbox-relay/internal/relay"
 )
 
 // letterBroker is a broker with letters: three of one aggregate, one of another
 // that is parked.
-func letterBroker(t *testing.T) (environ []string) {
+func letterBroker(t *testing.T, spoil ...func(*dlq.Letter)) (environ []string) {
 	t.Helper()
 	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "outbox.events", "repair"))
 	if err != nil {
@@ -58,6 +63,9 @@ func letterBroker(t *testing.T) (environ []string) {
 			},
 			Reason: l.reason, Stage: dlq.StageOf(l.reason), Component: "sink", Code: "OBX-2002", Message: "1 byte too many",
 			Attempts: 1, FirstAt: at, At: at, Relay: "outbox", RelayVersion: "v0",
+		}
+		for _, f := range spoil {
+			f(&letter)
 		}
 		if err := cl.ProduceSync(t.Context(), letter.Record("outbox.events.dlq", 0)).FirstErr(); err != nil {
 			t.Fatal(err)
@@ -118,6 +126,62 @@ func TestDLQ(t *testing.T) {
 		if all := out + errs; status != c.status || !strings.Contains(all, c.has) || c.not != "" && strings.Contains(all, c.not) {
 			t.Errorf("%s: status %d\n%s\n%s", c.args, status, out, errs)
 		}
+	}
+}
+
+// A record that is no letter is told about, and hides none.
+func TestDLQForeignRecord(t *testing.T) {
+	env := letterBroker(t)
+	cl, err := kgo.NewClient(kgo.SeedBrokers(strings.Split(strings.TrimPrefix(env[0], "KAFKA_BROKERS="), ",")...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	if err := cl.ProduceSync(t.Context(), &kgo.Record{Topic: "outbox.events.dlq", Value: []byte("secret")}).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	status, out, errs := try(t, env, "dlq", "list", "-o", "json")
+	if status != 0 || len(ids(t, out)) != 4 || !strings.Contains(errs, "OBX-2107") || strings.Contains(errs, "secret") {
+		t.Errorf("status %d\n%s\n%s", status, out, errs)
+	}
+}
+
+// In serve only the replica that leads replays what is due.
+func TestRetryWhileLeading(t *testing.T) {
+	env := letterBroker(t, func(l *dlq.Letter) { l.NextAt = l.At })
+	cfg := config.Default()
+	cfg.Kafka.Client.Brokers = strings.Split(strings.TrimPrefix(env[0], "KAFKA_BROKERS="), ",")
+	p := newParts(cfg, zerolog.Nop())
+	d, err := newLetterDesk(p, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &service{parts: p, state: health.NewState(), now: relay.Standby}
+	ctx, stop := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer stop()
+	if err := s.retryLetters(ctx, d); err != nil {
+		t.Fatal(err)
+	}
+	if _, out, _ := try(t, env, "dlq", "list", "-o", "json"); len(ids(t, out)) != 4 {
+		t.Errorf("a standby has replayed: open are %v", ids(t, out))
+	}
+	s.now = relay.Streaming
+	ctx, stop = context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- s.retryLetters(ctx, d) }()
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		_, out, _ := try(t, env, "dlq", "list", "--state", "replayed", "-o", "json")
+		if len(ids(t, out)) == 2 { // parked ones are the relay's, and one names no topic
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Errorf("replayed are %v", ids(t, out))
+			break
+		}
+	}
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
 	}
 }
 

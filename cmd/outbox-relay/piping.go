@@ -57,11 +57,19 @@ func (s *piping) run(ctx context.Context, p *pipeline.Pipeline) error {
 	s.child = p.Child == nil
 
 	web := health.New(s.cfg.Health, health.About{Service: "outbox-relay-pipeline", Version: build().Version, Instance: instance()}, s.state, nil, s.reg)
+	line := s.log.Info().Str("version", build().Version).Str("group", c.Group).Strs("topics", c.Topics)
 	addr, err := web.Listen()
-	if err != nil {
+	switch {
+	case err == nil:
+		line = line.Str("health", addr.String())
+	case p.UntilEnd:
+		// A script beside a service that has the address is no mistake, and
+		// nobody probes what ends by itself.
+		s.log.Warn().Err(err).Msg("no probes")
+		web = nil
+	default:
 		return fault.Wrap(err, fault.Runtime, "serve health").WithFix("HEALTH_ADDR=127.0.0.1:<free port>")
 	}
-	line := s.log.Info().Str("version", build().Version).Str("group", c.Group).Strs("topics", c.Topics).Str("health", addr.String())
 	if p.Webhook != nil {
 		line = line.Str("webhook", p.Webhook.Place())
 	}
@@ -69,7 +77,9 @@ func (s *piping) run(ctx context.Context, p *pipeline.Pipeline) error {
 
 	var g errgroup.Group
 	serving, stopWeb := context.WithCancel(context.WithoutCancel(ctx))
-	g.Go(func() error { return web.Run(serving) })
+	if web != nil {
+		g.Go(func() error { return web.Run(serving) })
+	}
 	g.Go(func() error { s.watch(serving); return nil })
 	g.Go(func() error {
 		defer stopWeb() // last: probes are answered while the pipeline drains

@@ -139,7 +139,7 @@ func TestNoOutputHoldsASecret(t *testing.T) {
 	}
 	for name, environ := range environs {
 		for _, args := range []string{
-			"config show", "config show -o json", "version", "slot inspect", "slot list -o json", "checkpoint show", "init --dry-run", "init",
+			"config show", "config show -o json", "version", "slot inspect", "slot list -o json", "checkpoint show", "init --dry-run", "init", "verify", "verify -o json", "verify --data",
 			"serve --kafka-sasl-password=" + planted, "serve --database-url=" + planted + "/", "serve --accept-gap x", "nonsense",
 		} {
 			t.Run(name+"/"+args, func(t *testing.T) {

@@ -254,10 +254,16 @@ func TestSince(t *testing.T) {
 	w := newWorld(t)
 	w.insert("old")
 	w.db.Exec(t, `UPDATE outbox.events SET created_at = now() - interval '2 days'`)
-	old := w.event("gone")
-	old.Timestamp = time.Now().Add(-48 * time.Hour)
-	w.produce(old)
-	w.publish("a", "b")
+	// Before the rest, and behind it, where no offset tells its age.
+	for _, id := range []string{"gone", "a", "gone too"} {
+		rec := w.event(id)
+		if id != "a" {
+			rec.Timestamp = time.Now().Add(-48 * time.Hour)
+		}
+		w.produce(rec)
+	}
+	w.insert("a")
+	w.publish("b")
 	w.covered()
 	w.cfg.Since = time.Now().Add(-24 * time.Hour)
 	if diff := cmp.Diff(map[string]int64{"rows": 2, "found": 2, "events": 2}, counts(w.run())); diff != "" {

@@ -40,15 +40,16 @@ func (b *bench) does(f func() error) {
 
 func (b *bench) ask() error {
 	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.kafka()
+	f := b.kafka
+	b.mu.Unlock()
+	return f()
 }
 
 func (b *bench) probe(context.Context) error {
 	b.mu.Lock()
-	defer b.mu.Unlock()
 	b.probes++
-	return b.kafka()
+	b.mu.Unlock()
+	return b.ask()
 }
 
 func (b *bench) probed() int {
@@ -151,7 +152,7 @@ func TestSuccessesInARow(t *testing.T) {
 		b.is(refused)
 		_ = b.attempt(t.Context())
 		b.does(func() error {
-			if b.probes == 2 || b.probes == 5 {
+			if n := b.probed(); n == 2 || n == 5 {
 				return refused
 			}
 			return nil
@@ -161,6 +162,23 @@ func TestSuccessesInARow(t *testing.T) {
 		same(t, "probes", 8, b.probed())
 		same(t, "state", Closed, b.Status().State)
 		same(t, "opened", 3, b.Status().Opened)
+	})
+}
+
+// Until the last probe has answered nobody is let through.
+func TestHalfOpenUntilTheLastSuccess(t *testing.T) {
+	bubble(t, Config{Failures: 1, Reset: time.Minute}, func(t *testing.T, b *bench) {
+		b.is(refused)
+		_ = b.attempt(t.Context())
+		b.does(func() error { time.Sleep(time.Second); return nil })
+		settle(61500 * time.Millisecond) // inside the second
+		same(t, "state", HalfOpen, b.Status().State)
+		if err := b.attempt(t.Context()); !fault.Has(err, fault.BreakerOpen) {
+			t.Errorf("half-open: %v", err)
+		}
+		settle(time.Second)
+		same(t, "state", Closed, b.Status().State)
+		same(t, "attempts", 1, b.opened)
 	})
 }
 

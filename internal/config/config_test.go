@@ -249,6 +249,9 @@ unrelated: true
 			"OUTBOX_SLOT=My-Slot", "LOG_LEVEL=inof", "KAFKA_SASL_MECHANISM=GSSAPI", "KAFKA_SASL_USERNAME=u", "KAFKA_SASL_PASSWORD=" + planted,
 			"DATABASE_URL=postgres://app:" + planted + "/x@host:5432/db", "OUTBOX_BATCHSIZE=9", "KAFKA_HEAP_OPTS=-Xmx1g", "KAFKA_PORT_9092_TCP_ADDR=10.0.0.1", "KAFKA_SERVICE_HOST=10.0.0.1",
 		}, []string{"--outbox-batch-max=few"}},
+		{"a breaker that is none", []string{
+			"DATABASE_URL=host=h dbname=d", "KAFKA_BROKERS=a:9092", "KAFKA_BREAKER_FAILURES=0", "KAFKA_BREAKER_RESET=0", "KAFKA_BREAKER_SUCCESSES=-1",
+		}, nil},
 		{"a file with mistakes", []string{"OUTBOX_CONFIG=" + path, "DATABASE_URL=host=h dbname=d"}, nil},
 		{"no file", []string{"OUTBOX_CONFIG=/nonexistent/relay.yaml", "DATABASE_URL=host=h dbname=d", "KAFKA_BROKERS=a:9092"}, nil},
 		{"secrets twice and on the command line", []string{

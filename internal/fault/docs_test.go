@@ -132,6 +132,8 @@ was tried, why it failed and what to do, and it is in the log (` + "`code`" + `)
 ` + "`/readyz`" + ` and in ` + "`/api/health`" + `. The texts below are the general ones; a message
 often knows more, such as the statement to run.
 
+[KAFKA_TROUBLESHOOTING.md](KAFKA_TROUBLESHOOTING.md) has the same codes by what you see.
+
 The class of a code says who has to act:
 
 | class | what ` + "`serve`" + ` does | what other commands do |

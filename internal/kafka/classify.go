@@ -125,7 +125,7 @@ func networkError(op string, err error) *fault.Error {
 		return f(fault.KafkaNameUnknown).WithFix("getent hosts %s; correct KAFKA_BROKERS, or the broker's advertised.listeners", name.Name)
 	case errors.As(err, &name):
 		return f(fault.KafkaResolver).WithFix("check the resolver of this host: cat /etc/resolv.conf; getent hosts %s", name.Name)
-	case errors.As(err, &first) && !opening:
+	case errors.As(err, &first):
 		// The broker answered which versions it speaks, which it does for
 		// strangers too, and hung up at the first request behind that.
 		return f(fault.KafkaSASLMissing)

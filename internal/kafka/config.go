@@ -2,8 +2,11 @@
 //
 // Its job: one Config, one function (Options) through which every client of
 // the program is built, so that timeouts, TLS, SASL, client id, log and metrics
-// cannot differ between producer, reader and admin; and one function (Classify)
-// that turns what a client returned into a *fault.Error.
+// cannot differ between producer, reader and admin; one function (Classify)
+// that turns what a client returned into a *fault.Error; and one (Reach) that
+// says in time what keeps a client out. The client library forgets causes and
+// tries again for half a minute, so the dialler notes how far a connection had
+// come (connError), and a Trace keeps the newest failure of each address.
 //
 // Invariants: a configuration is judged whole before anything is dialled, and
 // every fault of it is returned, not the first. A password is never part of an

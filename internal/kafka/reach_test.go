@@ -145,28 +145,73 @@ func TestReachIsStopped(t *testing.T) {
 	}
 }
 
-// A broker tells clients of an address that cannot be reached from here. The
-// client tries for as long as it may and says that a broker has died.
+// What is wrong is said after one attempt, not after a second one.
+func TestReachTriesOnce(t *testing.T) {
+	t.Parallel()
+	for name, on := range map[string]kafka.Switch{"plaintext": kafka.Off, "TLS": kafka.On} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var held []net.Conn
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				held = append(held, c)
+			}
+		}()
+		cfg := kafka.Config{Brokers: []string{l.Addr().String()}, TLS: kafka.TLS{Mode: on}, ConnectionTimeout: 200 * time.Millisecond}
+		err = cfg.Reach(t.Context(), "test", zerolog.Nop(), nil)
+		l.Close()
+		<-done
+		if !fault.Has(err, fault.KafkaSilent) || len(held) != 1 {
+			t.Errorf("%s: %v after %d connections", name, err, len(held))
+		}
+		for _, c := range held {
+			c.Close()
+		}
+	}
+}
+
+// The time-out of the dial ends with it: an answer may take longer.
+func TestSlowAnswerOfAnOpenConnection(t *testing.T) {
+	t.Parallel()
+	c := start(t)
+	c.ControlKey(int16(kmsg.Metadata), func(kmsg.Request) (kmsg.Response, error, bool) {
+		c.SleepControl(func() { time.Sleep(400 * time.Millisecond) })
+		return nil, nil, false
+	})
+	cfg := kafka.Config{Brokers: c.ListenAddrs(), ConnectionTimeout: 200 * time.Millisecond}
+	if err := ping(t, cfg, nil, io.Discard); err != nil {
+		t.Error(err)
+	}
+}
+
+// A broker tells clients of an address that cannot be reached from here. Who
+// reads there learns nothing but that time is up.
 func TestTraceExplains(t *testing.T) {
 	t.Parallel()
 	c := start(t)
 	gone := refused(t)
 	host, port, _ := net.SplitHostPort(gone)
 	n, _ := strconv.Atoi(port)
-	c.ControlKey(int16(kmsg.FindCoordinator), func(req kmsg.Request) (kmsg.Response, error, bool) {
-		c.KeepControl()
-		resp := req.ResponseKind().(*kmsg.FindCoordinatorResponse)
-		one := kmsg.NewFindCoordinatorResponseCoordinator()
-		one.Key, one.NodeID, one.Host, one.Port = "t", 77, host, int32(n)
-		resp.Coordinators = append(resp.Coordinators, one)
-		return resp, nil, true
-	})
 	c.ControlKey(int16(kmsg.Metadata), func(req kmsg.Request) (kmsg.Response, error, bool) {
 		c.KeepControl()
 		resp := req.ResponseKind().(*kmsg.MetadataResponse)
 		b := kmsg.NewMetadataResponseBroker()
 		b.NodeID, b.Host, b.Port = 77, host, int32(n)
 		resp.Brokers, resp.ControllerID = append(resp.Brokers, b), 77
+		topic := kmsg.NewMetadataResponseTopic()
+		topic.Topic = kmsg.StringPtr("events")
+		partition := kmsg.NewMetadataResponseTopicPartition()
+		partition.Leader, partition.Replicas, partition.ISR = 77, []int32{77}, []int32{77}
+		topic.Partitions = append(topic.Partitions, partition)
+		resp.Topics = append(resp.Topics, topic)
 		return resp, nil, true
 	})
 	trace := kafka.NewTrace()
@@ -174,19 +219,23 @@ func TestTraceExplains(t *testing.T) {
 	if err := cfg.Reach(t.Context(), "test", zerolog.Nop(), nil); err != nil {
 		t.Fatalf("the broker itself is not reached: %v", err)
 	}
-	opts, err := cfg.Options("test", zerolog.New(io.Discard), nil)
+	opts, err := cfg.Options("test", zerolog.Nop(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	cl, err := kgo.NewClient(append(opts, kgo.TransactionalID("t"), kgo.RetryTimeout(500*time.Millisecond))...)
+	cl, err := kgo.NewClient(append(opts, kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{"events": {0: kgo.NewOffset().AtStart()}}))...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer cl.Close()
-	_, _, err = cl.ProducerID(t.Context())
-	plain := kafka.Classify("take over", err)
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	plain := kafka.Classify("read events", cl.PollFetches(ctx).Err())
+	if !fault.Has(plain, fault.KafkaSilent) {
+		t.Errorf("untold, it is %v", plain)
+	}
 	named := trace.Explain(plain)
-	if !fault.Has(named, fault.KafkaRefused) || !strings.Contains(named.Error(), gone) || !strings.Contains(named.Error(), "take over") {
+	if !fault.Has(named, fault.KafkaRefused) || !strings.Contains(named.Error(), gone) || !strings.Contains(named.Error(), "read events") {
 		t.Errorf("%v explained as %v", plain, named)
 	}
 	// What speaks for itself stays, and so does everything without a trace.
@@ -197,6 +246,28 @@ func TestTraceExplains(t *testing.T) {
 	}
 	if got := (*kafka.Trace)(nil).Explain(plain); got != plain {
 		t.Errorf("no trace: %v", got)
+	}
+}
+
+// A broker that lets us in explains nothing any more.
+func TestTraceForgets(t *testing.T) {
+	t.Parallel()
+	trace := kafka.NewTrace()
+	pki := newPKI(t)
+	cfg := kafka.Config{Brokers: cluster(t, kfake.TLS(pki.server(false))), TLS: kafka.TLS{Mode: kafka.On}, Trace: trace}
+	vague := fault.New(fault.KafkaUnavailable, "x")
+	if err := cfg.Reach(t.Context(), "test", zerolog.Nop(), nil); err == nil {
+		t.Fatal("let in")
+	}
+	if got := trace.Explain(vague); !fault.Has(got, fault.KafkaCertAuthority) {
+		t.Errorf("explained as %v", got)
+	}
+	cfg.TLS.CAFile = pki.caFile
+	if err := cfg.Reach(t.Context(), "test", zerolog.Nop(), nil); err != nil {
+		t.Fatal(err)
+	}
+	if got := trace.Explain(vague); got != error(vague) {
+		t.Errorf("explained as %v", got)
 	}
 }
 

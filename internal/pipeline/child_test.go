@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -65,7 +67,7 @@ func (r *record) await(t *testing.T, texts ...string) map[string]any {
 		select {
 		case <-more:
 		case <-late:
-			t.Fatalf("no line with %q in %v", texts, lines)
+			t.Fatalf("no line with %q in %v", texts, lines[:min(len(lines), 9)])
 		}
 	}
 }
@@ -234,7 +236,7 @@ func TestLastWordsCount(t *testing.T) {
 // is not to blame: it waits for a child that does read, and loses no attempt.
 func TestDeafChild(t *testing.T) {
 	t.Parallel()
-	for mode, code := range map[string]*fault.Code{"deaf": fault.ChildProtocol, "idle": fault.ChildSilent, "dead": fault.ChildDied} {
+	for _, mode := range []string{"deaf", "idle", "dead"} {
 		for _, size := range []int{1, 1 << 20} { // the pipe holds 64 KiB
 			r := rear(t, mode, func(c *ChildConfig) { c.Timeout, c.Grace = 100*time.Millisecond, 50*time.Millisecond })
 			ev := ask("ok")
@@ -242,13 +244,7 @@ func TestDeafChild(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			done := make(chan error, 1)
 			go func() { done <- r.Handle(ctx, ev) }()
-			r.log.await(t, "child lost", code.ID)
-			if mode == "idle" && size > 1 {
-				// It read a part of the line, or did not: nobody can tell.
-				cancel()
-				<-done
-				continue
-			}
+			r.log.await(t, "child lost")
 			cancel()
 			if err := <-done; !errors.Is(err, context.Canceled) {
 				t.Errorf("%s, %d bytes: %v", mode, size, err)
@@ -446,20 +442,26 @@ func TestBackoff(t *testing.T) {
 // a stubborn one SIGKILL. What it has started goes with it.
 func TestStop(t *testing.T) {
 	t.Parallel()
-	for mode, c := range map[string]struct{ least, most time.Duration }{
-		"plain":       {0, 250 * time.Millisecond},
-		"slow-to-end": {300 * time.Millisecond, 590 * time.Millisecond},
-		"stubborn":    {600 * time.Millisecond, 3 * time.Second},
+	for mode, c := range map[string]struct {
+		grace, least time.Duration
+		killed       bool
+	}{
+		"plain":       {20 * time.Second, 0, false},
+		"slow-to-end": {200 * time.Millisecond, 200 * time.Millisecond, false},
+		"stubborn":    {200 * time.Millisecond, 400 * time.Millisecond, true},
 	} {
 		t.Run(mode, func(t *testing.T) {
-			r := rear(t, mode, func(cfg *ChildConfig) { cfg.Grace = 300 * time.Millisecond })
+			r := rear(t, mode, func(cfg *ChildConfig) { cfg.Grace = c.grace; cfg.Timeout = 20 * time.Second })
 			if err := r.Handle(t.Context(), ask("ok")); err != nil {
 				t.Fatal(err)
 			}
 			begin := time.Now()
 			r.end(t)
-			if d := time.Since(begin); d < c.least || d > c.most {
-				t.Errorf("took %s, want %s to %s", d, c.least, c.most)
+			if d := time.Since(begin); d < c.least || d > 10*time.Second {
+				t.Errorf("took %s", d)
+			}
+			if killed := strings.Contains(fmt.Sprint(r.log.lines), "child killed"); killed != c.killed {
+				t.Errorf("killed: %t", killed)
 			}
 		})
 	}
@@ -490,4 +492,28 @@ func awaitGone(t *testing.T, pid int) {
 			return
 		}
 	}
+}
+
+// A pipeline that is killed takes its child along.
+func TestNoOrphan(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux has a parent-death signal")
+	}
+	host := exec.Command(os.Args[0])
+	host.Env = append(os.Environ(), childVariable+"=host")
+	out, err := host.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := host.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var line struct{ PID int }
+	err = json.NewDecoder(out).Decode(&line)
+	if kill := host.Process.Kill(); err != nil || kill != nil || line.PID == 0 {
+		t.Errorf("%v %v %+v", err, kill, line)
+	}
+	_ = host.Wait()
+	awaitGone(t, line.PID)
 }

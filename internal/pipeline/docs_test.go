@@ -20,9 +20,9 @@ func snippet(t *testing.T, language, has string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, m := range regexp.MustCompile("(?ms)^```"+language+"\n(.*?)^```$").FindAllStringSubmatch(string(page), -1) {
-		if strings.Contains(m[1], has) {
-			return m[1]
+	for _, m := range regexp.MustCompile("(?ms)^```([a-z]*)\n(.*?)^```$").FindAllStringSubmatch(string(page), -1) {
+		if m[1] == language && strings.Contains(m[2], has) {
+			return m[2]
 		}
 	}
 	t.Fatalf("docs/pipeline.md has no %s with %q", language, has)

@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -13,7 +14,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rs/zerolog"
 	"go.uber.org/goleak"
+
+	"github.com/holdwall/outbox-relay/internal/fault"
 )
 
 // childVariable makes the test binary a child that does what it says.
@@ -45,6 +49,15 @@ func beChild(mode string) {
 		time.Sleep(time.Minute)
 	case "idle":
 		time.Sleep(time.Minute)
+	case "host": // a pipeline with a child that ends with nobody's help
+		c, err := NewChild(ChildConfig{
+			Command: []string{os.Args[0]}, Environ: []string{childVariable + "=slow-to-end"}, Timeout: time.Minute, Grace: time.Minute,
+			Log: zerolog.New(os.Stdout), OnState: func(bool, *fault.Error) {},
+		})
+		if err != nil {
+			os.Exit(9)
+		}
+		_ = c.Run(context.Background())
 	case "dead":
 		os.Exit(7)
 	}
@@ -105,6 +118,7 @@ func beChild(mode string) {
 		case "close":
 			os.Stdout.Close()
 		case "slow":
+			fmt.Fprintln(os.Stderr, "begun")
 			d, _ := time.ParseDuration(arg)
 			time.Sleep(d)
 			say(`{"id":%q,"status":"ok"}`, ev.ID)

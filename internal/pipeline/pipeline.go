@@ -37,10 +37,13 @@ func (p *Pipeline) Run(ctx context.Context) error {
 	}
 	var end *end
 	if p.UntilEnd {
-		if end, err = findEnd(ctx, cfg); err != nil || end.reached() {
+		if end, err = findEnd(ctx, cfg); err != nil {
 			return err
 		}
 		defer end.close()
+		if end.reached() {
+			return nil
+		}
 	}
 	consuming, stopConsuming := context.WithCancelCause(ctx)
 	defer stopConsuming(nil)

@@ -296,6 +296,36 @@ func TestStopDrains(t *testing.T) {
 	}
 }
 
+// The child stays until the consumer has drained, so an event that takes longer
+// than a child's own stop is done all the same.
+func TestStopDrainsTheChild(t *testing.T) {
+	t.Parallel()
+	opts := kafka(t)
+	publish(t, opts, []*kgo.Record{fact("a", 0, "slow:500ms")})
+	run := func(ctx context.Context, log *record, untilEnd bool) error {
+		c, err := NewChild(ChildConfig{
+			Command: []string{os.Args[0]}, Environ: append(os.Environ(), childVariable+"=plain"),
+			Timeout: 10 * time.Second, Grace: 50 * time.Millisecond, Log: zerolog.New(log),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return (&Pipeline{Consumer: member(opts), Child: c, UntilEnd: untilEnd}).Run(ctx)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	log, done := newRecord(), make(chan error, 1)
+	go func() { done <- run(ctx, log, false) }()
+	log.await(t, "begun")
+	stop()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	log = newRecord()
+	if err := run(t.Context(), log, true); err != nil || len(log.lines) > 0 {
+		t.Errorf("%v, and it was not done: %v", err, log.lines)
+	}
+}
+
 // A command that cannot run ends the pipeline, which would else wait for ever.
 func TestChildThatCannotStartEndsTheRun(t *testing.T) {
 	t.Parallel()

@@ -21,7 +21,7 @@ import (
 func FuzzReply(f *testing.F) {
 	for _, s := range []string{
 		`{"seq":1,"status":"ok"}`, `{"id":"a","status":"retry","retry_after_seconds":1.5}`, `{"id":"a","seq":2,"status":"fail","error":"x\ny"}`,
-		`null`, `[]`, `{`, `{"seq":-1}`, `{"seq":1e3,"status":"ok"}`, `{"status":"ok"}`, `{"seq":1,"status":"retry","retry_after_seconds":1e308}`,
+		`{"seq":3,"status":"ok"}`, `{"id":"b","status":"ok"}`, `null`, `[]`, `{`, `{"seq":-1}`, `{"seq":1e3,"status":"ok"}`, `{"status":"ok"}`, `{"seq":1,"status":"retry","retry_after_seconds":1e308}`,
 		`{"id":"` + "\xff" + `","status":"fail","error":"` + strings.Repeat("ü", 300) + `"}`,
 	} {
 		f.Add([]byte(s))

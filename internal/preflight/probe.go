@@ -21,7 +21,7 @@ import (
 // checkpoint topic, so it has to be well below the relay's patience for its
 // read-back, which is half its transaction time-out of a minute. (Brokers look
 // for such transactions every 10 s.)
-const probeTimeout = 10 * time.Second
+const probeTimeout = 5 * time.Second
 
 // transactionalID is none of the relay's, which would be fenced, and within the
 // prefix that the relay's rights are granted for.

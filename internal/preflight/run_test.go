@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/holdwall/outbox-relay/checkpoint"
 	"github.com/holdwall/outbox-relay/internal/fault"
+	"github.com/holdwall/outbox-relay/internal/kafka"
 	"github.com/holdwall/outbox-relay/internal/preflight"
 )
 
@@ -87,6 +89,40 @@ func TestOneBrokerHoldsEverything(t *testing.T) {
 	}
 }
 
+// A partition that nobody leads, or that too few replicas follow, takes no
+// writes.
+func TestOffline(t *testing.T) {
+	t.Parallel()
+	for name, spoil := range map[string]func(*kmsg.MetadataResponseTopicPartition){
+		"no leader":         func(p *kmsg.MetadataResponseTopicPartition) { p.Leader, p.ErrorCode = -1, kerr.LeaderNotAvailable.Code },
+		"too few replicas ": func(p *kmsg.MetadataResponseTopicPartition) { p.ISR = p.ISR[:1] },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, sound(), nil)
+			w.cluster.ControlKey(kmsg.Metadata.Int16(), func(kreq kmsg.Request) (kmsg.Response, error, bool) {
+				w.cluster.KeepControl()
+				req := kreq.(*kmsg.MetadataRequest)
+				if len(req.Topics) != 1 || *req.Topics[0].Topic != "events" {
+					return nil, nil, false
+				}
+				resp := req.ResponseKind().(*kmsg.MetadataResponse)
+				topic, p := kmsg.NewMetadataResponseTopic(), kmsg.NewMetadataResponseTopicPartition()
+				topic.Topic, topic.AuthorizedOperations = kmsg.StringPtr("events"), 1<<kmsg.ACLOperationRead|1<<kmsg.ACLOperationWrite|1<<kmsg.ACLOperationDescribe
+				p.Leader, p.Replicas, p.ISR = 1, []int32{0, 1, 2}, []int32{0, 1, 2}
+				spoil(&p)
+				topic.Partitions = append(topic.Partitions, p)
+				resp.Topics = append(resp.Topics, topic)
+				return resp, nil, true
+			})
+			r := w.run(t)
+			if diff := cmp.Diff([]string{"fail topic OBX-5102"}, troubles(r)); diff != "" {
+				t.Errorf("(-want +got):\n%s\n%s", diff, text(r))
+			}
+		})
+	}
+}
+
 // Before init nothing is there: each topic is named, and the probe has no place.
 func TestMissingTopics(t *testing.T) {
 	t.Parallel()
@@ -115,6 +151,27 @@ func TestDegraded(t *testing.T) {
 	w := "warn api OBX-5104"
 	if diff := cmp.Diff([]string{w, w, w}, troubles(r)); diff != "" {
 		t.Errorf("(-want +got):\n%s\n%s", diff, text(r))
+	}
+}
+
+// A level below the full one degrades as well; release 4.0 can be left there.
+func TestDegradedLevel(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, sound(), nil)
+	cl, err := kgo.NewClient(kgo.SeedBrokers(w.cluster.ListenAddrs()...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	req, level := kmsg.NewPtrUpdateFeaturesRequest(), kmsg.NewUpdateFeaturesRequestFeatureUpdate()
+	level.Feature, level.MaxVersionLevel, level.AllowDowngrade, level.UpgradeType = "transaction.version", 1, true, 2
+	req.FeatureUpdates = append(req.FeatureUpdates, level)
+	if resp, err := req.RequestWith(t.Context(), cl); err != nil || resp.ErrorCode != 0 {
+		t.Fatalf("%v %+v", err, resp)
+	}
+	r := w.run(t)
+	if got := troubles(r); len(got) != 3 || got[0] != "warn api OBX-5104" || !strings.Contains(text(r), "transaction.version=1: the guarantee is degraded") {
+		t.Errorf("%v\n%s", got, text(r))
 	}
 }
 
@@ -218,11 +275,22 @@ func TestBrokersAreIndependent(t *testing.T) {
 	}
 }
 
-// Where nothing answers, it is over after the time to connect.
+// Where nothing answers, it is over after the time to connect, whether it is
+// the handshake or the first request that waits.
 func TestNothingAnswers(t *testing.T) {
 	t.Parallel()
+	for _, mode := range []kafka.Switch{kafka.Off, kafka.On} {
+		t.Run("TLS "+mode.String(), func(t *testing.T) {
+			t.Parallel()
+			nothingAnswers(t, mode)
+		})
+	}
+}
+
+func nothingAnswers(t *testing.T, mode kafka.Switch) {
 	w := newWorld(t, nil, nil)
-	w.cfg.Kafka.Brokers = []string{silence(t), silence(t), closedPort(t)}
+	w.cfg.Kafka.TLS.Mode = mode
+	w.cfg.Kafka.Brokers = []string{silence(t), silence(t), silence(t), silence(t), closedPort(t)}
 	w.cfg.Kafka.ConnectionTimeout = time.Second
 	since := time.Now()
 	r := w.run(t)

@@ -96,8 +96,11 @@ func TestRights(t *testing.T) {
 		"state may not be written":   {is("dlq.state", write), []string{"warn rights OBX-5004"}, "--operation WRITE --topic dlq.state"},
 		"no transactional id":        {is("outbox-orders-verify", write), []string{"fail rights OBX-5004"}, "outbox-orders-verify"},
 		"settings are not readable":  {is("events", configs), []string{"warn topic OBX-5004"}, "DescribeConfigs on topic events"},
-		"nothing about events": {func(a kfake.ACL) bool { return a.Name == "events" },
-			[]string{"fail topic OBX-5004"}, "topic events"},
+		"nothing about events": {
+			func(a kfake.ACL) bool { return a.Name == "events" },
+			[]string{"fail topic OBX-5004"},
+			"topic events",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

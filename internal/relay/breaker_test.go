@@ -123,6 +123,34 @@ func TestBreakerKafkaAwayForAnHour(t *testing.T) {
 	})
 }
 
+// It is the opening that offers the slot, after however few attempts of this
+// session: failures are counted over sessions.
+func TestBreakerOffersWhenItOpens(t *testing.T) {
+	bubble(t, []int{1}, func(t *testing.T, w *world, r *Relay) {
+		l := wire(r)
+		l.cut(away)
+		stop := w.start(t, r)
+		settle(3500 * time.Millisecond) // three attempts, or four
+		w.mu.Lock()
+		holder := w.holder
+		w.mu.Unlock()
+		holder.lose()
+		settle(10 * time.Second)
+		opens, _ := l.tried()
+		same(t, "attempts", 5, opens)
+		taken := 0
+		for _, c := range w.called() {
+			if c == "OpenSource" {
+				taken++
+			}
+		}
+		same(t, "times the slot was taken", 3, taken)
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // Two replicas, and the leader alone is cut off: the other has the slot at the
 // first opening and keeps it. The one that was cut off gets sound again beside
 // it, without a session of its own.

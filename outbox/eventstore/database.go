@@ -42,12 +42,12 @@ type DatabaseConfig struct {
 // Database is the store in Postgres. It keeps no state between calls and is
 // safe for concurrent use. It does not close the pool.
 type Database struct {
-	pool    *pgxpool.Pool
-	cfg     DatabaseConfig
-	table   string // quoted
-	name    string // for messages
-	writer  *outbox.Writer
-	log     *slog.Logger
+	pool   *pgxpool.Pool
+	cfg    DatabaseConfig
+	table  string // quoted
+	name   string // for messages
+	writer *outbox.Writer
+	log    *slog.Logger
 }
 
 const (

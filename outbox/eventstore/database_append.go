@@ -27,13 +27,15 @@ func (d *Database) Append(ctx context.Context, stream string, expected ExpectedV
 	for range appendAttempts {
 		version, err := d.appendOnce(ctx, stream, expected, events)
 		var lost *lostCommit
+		var begin *noBegin
 		var conflict *VersionConflict
 		switch {
 		case err == nil:
 			return version, nil
 		case errors.As(err, &lost):
-			doubt = lost.err
+			doubt = err
 		case errors.As(err, &conflict) && conflict.Actual == UnknownVersion:
+		case errors.As(err, &begin) && !refused(err): // a connection that had died in the pool
 		case doubt != nil && !refused(err):
 			return 0, &OutcomeUnknown{Stream: stream, Err: errors.Join(doubt, err)}
 		default:
@@ -45,7 +47,7 @@ func (d *Database) Append(ctx context.Context, stream string, expected ExpectedV
 		}
 	}
 	if doubt != nil {
-		return 0, &OutcomeUnknown{Stream: stream, Err: doubt}
+		return 0, &OutcomeUnknown{Stream: stream, Err: errors.Join(doubt, last)}
 	}
 	return 0, last
 }
@@ -54,6 +56,13 @@ func (d *Database) Append(ctx context.Context, stream string, expected ExpectedV
 type lostCommit struct{ err error }
 
 func (e *lostCommit) Error() string { return fmt.Sprintf("commit: %v", e.err) }
+func (e *lostCommit) Unwrap() error { return e.err }
+
+// noBegin is a transaction that did not even begin.
+type noBegin struct{ err error }
+
+func (e *noBegin) Error() string { return fmt.Sprintf("begin: %v", e.err) }
+func (e *noBegin) Unwrap() error { return e.err }
 
 // refused tells an answer from the absence of one: what Append itself found,
 // and what Postgres said.
@@ -69,7 +78,7 @@ func (d *Database) appendOnce(ctx context.Context, stream string, expected Expec
 	// was committed while it waited for the lock.
 	tx, err := d.pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
 	if err != nil {
-		return 0, fmt.Errorf("begin: %w", err)
+		return 0, &noBegin{err}
 	}
 	defer tx.Rollback(context.WithoutCancel(ctx)) // after a commit it does nothing
 	version, err := d.append(ctx, onPgx(tx, d.writer), stream, expected, events)

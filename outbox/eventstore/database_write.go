@@ -217,26 +217,24 @@ func headersJSON(headers []outbox.Header) (string, error) {
 // parseHeaders reads the object back in its order.
 func parseHeaders(text string) ([]outbox.Header, error) {
 	dec := json.NewDecoder(strings.NewReader(text))
-	var words []string
-	for dec.More() || len(words) == 0 {
-		t, err := dec.Token()
-		if err != nil {
-			return nil, fmt.Errorf("read the headers: %w", err)
-		}
-		switch t := t.(type) {
-		case json.Delim:
-			if t == '{' && !dec.More() {
-				return nil, nil
-			}
-		case string:
-			words = append(words, t)
-		default:
-			return nil, fmt.Errorf("read the headers: %T where a text has to be", t)
-		}
+	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
+		return nil, errors.New("the headers are no JSON object")
 	}
-	headers := make([]outbox.Header, 0, len(words)/2)
-	for i := 0; i+1 < len(words); i += 2 {
-		headers = append(headers, outbox.Header{Key: words[i], Value: []byte(words[i+1])})
+	var headers []outbox.Header
+	for {
+		key, err := dec.Token()
+		if key == json.Delim('}') {
+			return headers, nil
+		}
+		name, ok := key.(string)
+		if err != nil || !ok {
+			return nil, errors.New("the headers are no JSON object")
+		}
+		value, err := dec.Token()
+		word, ok := value.(string)
+		if err != nil || !ok {
+			return nil, errors.New("a header is no text")
+		}
+		headers = append(headers, outbox.Header{Key: name, Value: []byte(word)})
 	}
-	return headers, nil
 }

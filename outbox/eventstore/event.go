@@ -57,8 +57,8 @@ type TxAppender interface {
 // Handler deals with one event of a subscription.
 type Handler func(ctx context.Context, ev Recorded) error
 
-// Capabilities are what the stores differ in. For every one of them the suite
-// has a test for true and a test for false.
+// Capabilities are what the stores differ in. The tests hold a store to what
+// it claims and to what it denies.
 type Capabilities struct {
 	// CallerTransaction: the store is a TxAppender.
 	CallerTransaction bool
@@ -95,8 +95,8 @@ type Event struct {
 type Recorded struct {
 	Event
 	Stream   string
-	Version  int64 // in the stream, from 1, without gaps
-	Position Position
+	Version  int64     // in the stream, from 1, without gaps
+	Position Position  // where to go on behind it; "" if Load cannot know
 	Time     time.Time // when it was appended, in milliseconds, by the clock of whoever stored it
 }
 

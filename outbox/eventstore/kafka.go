@@ -132,30 +132,26 @@ func (k *Kafka) Capabilities() Capabilities {
 func (k *Kafka) inspect(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, k.cfg.Timeout)
 	defer cancel()
-	topics, err := k.adm.ListTopics(ctx, k.cfg.Topic)
+	topic, err := k.lookUp(ctx)
 	if err != nil {
 		return fmt.Errorf("look up topic %s: %w", k.cfg.Topic, err)
-	}
-	topic := topics[k.cfg.Topic]
-	if topic.Err != nil {
-		return fmt.Errorf("look up topic %s: %w", k.cfg.Topic, topic.Err)
 	}
 	if n := len(topic.Partitions); n != int(k.cfg.Partitions) {
 		return &LogError{Log: k.cfg.Topic, Detail: fmt.Sprintf("has %d partitions, and its streams were spread over %d", n, k.cfg.Partitions)}
 	}
 	configs, err := k.adm.DescribeTopicConfigs(ctx, k.cfg.Topic)
-	if err != nil {
-		return fmt.Errorf("describe topic %s: %w", k.cfg.Topic, err)
+	var config kadm.ResourceConfig
+	if err == nil {
+		if config, err = configs.On(k.cfg.Topic, nil); err == nil {
+			err = config.Err
+		}
 	}
-	config, err := configs.On(k.cfg.Topic, nil)
-	if err != nil {
-		return fmt.Errorf("describe topic %s: %w", k.cfg.Topic, err)
-	}
-	if errors.Is(config.Err, kerr.TopicAuthorizationFailed) {
+	var denied *kadm.AuthError
+	if errors.As(err, &denied) || errors.Is(err, kerr.TopicAuthorizationFailed) {
 		return nil // the right to look is not needed to append
 	}
-	if config.Err != nil {
-		return fmt.Errorf("describe topic %s: %w", k.cfg.Topic, config.Err)
+	if err != nil {
+		return fmt.Errorf("describe topic %s: %w", k.cfg.Topic, err)
 	}
 	for _, c := range config.Configs {
 		want, matters := map[string]string{"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}[c.Key]
@@ -164,6 +160,28 @@ func (k *Kafka) inspect(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// topicPatience is how long a topic may be unknown before it counts as
+// missing: a broker that did not hear of it yet says the same.
+const topicPatience = 2 * time.Second
+
+func (k *Kafka) lookUp(ctx context.Context) (kadm.TopicDetail, error) {
+	for since := time.Now(); ; {
+		// Asking for rights too is the way past the client's memory, which
+		// also keeps for five seconds that a topic does not exist.
+		topics, err := k.adm.ListTopics(kadm.WithAuthorizedOps(ctx), k.cfg.Topic)
+		if err != nil {
+			return kadm.TopicDetail{}, err
+		}
+		topic := topics[k.cfg.Topic]
+		if !errors.Is(topic.Err, kerr.UnknownTopicOrPartition) || time.Since(since) > topicPatience {
+			return topic, topic.Err
+		}
+		if err := sleep(ctx, topicPatience/20); err != nil {
+			return topic, topic.Err
+		}
+	}
 }
 
 // partitionOf places a stream as every Kafka client places a key.

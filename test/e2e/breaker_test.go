@@ -237,7 +237,7 @@ func TestBreakerKafkaAbsentAtStart(t *testing.T) {
 	pg := harness.NewPostgres(t, harness.PostgresConfig{})
 	kafka := harness.NewKafka(t, harness.KafkaConfig{})
 	r := rig.New(t, rig.Config{Postgres: pg, Kafka: kafka, Env: map[string]string{
-		"KAFKA_BREAKER_FAILURES": "2", "KAFKA_BREAKER_RESET": "3s", "HEALTH_INCLUDE_KAFKA": "true",
+		"KAFKA_BREAKER_FAILURES": "2", "KAFKA_BREAKER_RESET": "8s", "HEALTH_INCLUDE_KAFKA": "true",
 	}})
 	plant(t, r)
 	r.Init(t)

@@ -3,12 +3,14 @@
 // servers, and can run on a store of anybody else's.
 //
 // For everything that a store's Capabilities promise there is a test that it
-// does, and for everything that they do not promise a test that it does not:
-// a capability that is claimed or denied wrongly fails.
+// does, and, but for TotalSubscribe and ExactResume, a test that it does not
+// do what they do not promise: a capability that is claimed or denied wrongly
+// fails. Whether those two are denied with reason shows only with the relay or
+// the broker at a given place.
 //
-// It knows stores by their interface alone. Faults that need a view inside (a
-// commit whose answer is lost, a transaction that commits late) are tested
-// beside the store.
+// It knows stores by their interface alone. Such things, and faults that need
+// a view inside (a commit whose answer is lost, a transaction that commits
+// late), are tested beside the store.
 package storetest
 
 import (
