@@ -135,7 +135,7 @@ func (r *rig) many(t *testing.T, n int) {
 // tool is a process that replays.
 func (r *rig) tool(opts ...kgo.Opt) *dlq.Replayer {
 	return &dlq.Replayer{
-		Name: "orders", By: "test", View: &dlq.View{Topic: letters, Opts: r.opts(opts...)},
+		Name: "orders", By: "test", View: &dlq.View{Topic: letters, Options: func() ([]kgo.Opt, error) { return r.opts(opts...), nil }},
 		TransactionTimeout: 10 * time.Second, Partitioner: sink.Partitioner(), Place: sink.SetPartition,
 		Denied: []string{letters, dlq.StateTopic(letters), "checkpoint"}, Log: zerolog.Nop(),
 	}

@@ -38,7 +38,7 @@ type session struct {
 // what that other one tries from here on is refused.
 func (r *Replayer) begin(ctx context.Context) (*session, error) {
 	s := &session{Replayer: r, log: r.Log, targets: newTargets(r.Denied)}
-	cl, err := kgo.NewClient(append(append([]kgo.Opt(nil), r.View.Opts...),
+	cl, err := r.View.client(
 		kgo.TransactionalID(TransactionalID(r.Name)),
 		kgo.TransactionTimeout(r.TransactionTimeout),
 		// The client hides a lost answer of EndTxn behind retries of its own,
@@ -54,9 +54,9 @@ func (r *Replayer) begin(ctx context.Context) (*session, error) {
 		kgo.ProducerBatchMaxBytesFn(s.targets.batchLimit),
 		kgo.ManualFlushing(),
 		kgo.MaxBufferedRecords(2*maxBatch+1),
-	)...)
+	)
 	if err != nil {
-		return nil, fault.Wrap(err, fault.ConfigInvalid, "make Kafka client")
+		return nil, err
 	}
 	s.cl, s.adm = cl, kadm.NewClient(cl)
 	s.targets.adm = s.adm

@@ -48,7 +48,8 @@ type Release struct {
 // fetched when their turn comes.
 type Shelf struct {
 	Topic string
-	Opts  []kgo.Opt
+	// Options make one client, see View.
+	Options func() ([]kgo.Opt, error)
 	// MaxLetters bounds what one Look returns.
 	MaxLetters int
 
@@ -137,7 +138,11 @@ func (k *heldKey) release(h Held, most int) (Release, []line, bool) {
 // read brings what is known up to date.
 func (s *Shelf) read(ctx context.Context, held []Held) error {
 	if s.cl == nil {
-		cl, err := kgo.NewClient(s.Opts...)
+		opts, err := s.Options()
+		if err != nil {
+			return err
+		}
+		cl, err := kgo.NewClient(opts...)
 		if err != nil {
 			return fault.Wrap(err, fault.ConfigInvalid, "make Kafka client")
 		}
@@ -185,7 +190,7 @@ func (s *Shelf) read(ctx context.Context, held []Held) error {
 	}
 	maps.DeleteFunc(s.keys, func(hash string, _ *heldKey) bool { return !wanted[hash] })
 	starts.Each(func(o kadm.ListedOffset) { from[o.Partition] = max(from[o.Partition], o.Offset) })
-	err = scan(ctx, s.Opts, s.Topic, from, lettersEnd, func(r *kgo.Record) error {
+	err = s.scan(ctx, s.Topic, from, lettersEnd, func(r *kgo.Record) error {
 		hash, ok := KeyHash(r)
 		if !ok || s.keys[hash] == nil || !fresh[hash] && r.Offset < before[r.Partition] {
 			return nil
@@ -210,7 +215,7 @@ func (s *Shelf) read(ctx context.Context, held []Held) error {
 			byMark[k.letters[i].mark] = append(byMark[k.letters[i].mark], &k.letters[i])
 		}
 	}
-	err = scan(ctx, s.Opts, StateTopic(s.Topic), s.marks, marksEnd, func(r *kgo.Record) error {
+	err = s.scan(ctx, StateTopic(s.Topic), s.marks, marksEnd, func(r *kgo.Record) error {
 		if r.Value == nil {
 			return nil
 		}
@@ -278,7 +283,7 @@ func (s *Shelf) fetch(ctx context.Context, lines []line) ([]HeldLetter, error) {
 	}
 	out := make([]HeldLetter, len(lines))
 	found := 0
-	err := scan(ctx, s.Opts, s.Topic, from, to, func(r *kgo.Record) error {
+	err := s.scan(ctx, s.Topic, from, to, func(r *kgo.Record) error {
 		i, ok := index[spot{r.Partition, r.Offset}]
 		if !ok {
 			return nil
@@ -291,6 +296,14 @@ func (s *Shelf) fetch(ctx context.Context, lines []line) ([]HeldLetter, error) {
 		err = fault.New(fault.ParkedGone, "%d of %d parked letters are no longer in topic %s", len(lines)-found, len(lines), s.Topic)
 	}
 	return out, err
+}
+
+func (s *Shelf) scan(ctx context.Context, topic string, from, to map[int32]int64, fn func(*kgo.Record) error) error {
+	opts, err := s.Options()
+	if err != nil {
+		return err
+	}
+	return scan(ctx, opts, topic, from, to, fn)
 }
 
 // forget makes the next Look begin anew.

@@ -40,6 +40,8 @@ func newRoom(t *testing.T, partitions int32) *room {
 	return r
 }
 
+func (r *room) options() ([]kgo.Opt, error) { return r.opts, nil }
+
 // transaction writes records and commits or aborts.
 func (r *room) transaction(t *testing.T, end kgo.TransactionEndTry, records ...*kgo.Record) {
 	t.Helper()
@@ -145,13 +147,13 @@ func TestShelf(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			r := newRoom(t, tc.partitions)
-			s := &Shelf{Topic: "dlq", Opts: r.opts}
+			s := &Shelf{Topic: "dlq", Options: r.options}
 			t.Cleanup(func() { s.Close() })
 			ask := func(when, want string, held ...Held) {
 				t.Helper()
 				if tc.anew {
 					s.Close()
-					s = &Shelf{Topic: "dlq", Opts: r.opts}
+					s = &Shelf{Topic: "dlq", Options: r.options}
 				}
 				expect(t, when, want, look(t, s, held...))
 			}
@@ -194,7 +196,7 @@ func TestShelf(t *testing.T) {
 // What one look returns is bounded, and the rest comes with the next.
 func TestShelfIsBounded(t *testing.T) {
 	r := newRoom(t, 1)
-	s := &Shelf{Topic: "dlq", Opts: r.opts, MaxLetters: 2}
+	s := &Shelf{Topic: "dlq", Options: r.options, MaxLetters: 2}
 	defer s.Close()
 	for i, cause := range []*fault.Code{fault.RowHeader, fault.RowParked, fault.RowParked, fault.RowParked} {
 		r.letter(t, "a", pglogrepl.LSN(10+i), cause)
@@ -210,7 +212,7 @@ func TestShelfIsBounded(t *testing.T) {
 // A letter of a consumer blocks nothing.
 func TestShelfIgnoresConsumers(t *testing.T) {
 	r := newRoom(t, 1)
-	s := &Shelf{Topic: "dlq", Opts: r.opts}
+	s := &Shelf{Topic: "dlq", Options: r.options}
 	defer s.Close()
 	r.letter(t, "a", 10, fault.RowHeader)
 	l, err := Parse((&Letter{

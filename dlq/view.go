@@ -19,11 +19,33 @@ import (
 // last reading ended. It is for one goroutine.
 type View struct {
 	Topic string
-	Opts  []kgo.Opt // how to reach the cluster; no consumer options
+	// Options make one client, and are made anew for each: what is in them
+	// (metrics, compression) is the client's own. No consumer options.
+	Options func() ([]kgo.Opt, error)
 
 	marks   marks
 	marksAt map[int32]int64 // read up to
 	newest  map[int32]int64 // highest offset of a letter that a mark names
+}
+
+func (v *View) client(more ...kgo.Opt) (*kgo.Client, error) {
+	opts, err := v.Options()
+	if err != nil {
+		return nil, err
+	}
+	cl, err := kgo.NewClient(append(opts[:len(opts):len(opts)], more...)...)
+	if err != nil {
+		return nil, fault.Wrap(err, fault.ConfigInvalid, "make Kafka client")
+	}
+	return cl, nil
+}
+
+func (v *View) scan(ctx context.Context, topic string, from, to map[int32]int64, fn func(*kgo.Record) error) error {
+	opts, err := v.Options()
+	if err != nil {
+		return err
+	}
+	return scan(ctx, opts, topic, from, to, fn)
 }
 
 // Item is a letter as it is met in its topic.
@@ -48,9 +70,9 @@ func (v *View) Letters(ctx context.Context, fn func(*Item) error, bad func(Spot,
 
 // lettersFrom reads on from given offsets, and moves them.
 func (v *View) lettersFrom(ctx context.Context, from map[int32]int64, fn func(*Item) error, bad func(Spot, error)) error {
-	cl, err := kgo.NewClient(v.Opts...)
+	cl, err := v.client()
 	if err != nil {
-		return fault.Wrap(err, fault.ConfigInvalid, "make Kafka client")
+		return err
 	}
 	defer cl.Close()
 	adm := kadm.NewClient(cl)
@@ -69,7 +91,7 @@ func (v *View) lettersFrom(ctx context.Context, from map[int32]int64, fn func(*I
 	if to, err = stableEnds(ctx, adm, v.Topic); err != nil {
 		return err
 	}
-	err = scan(ctx, v.Opts, v.Topic, from, to, func(r *kgo.Record) error {
+	err = v.scan(ctx, v.Topic, from, to, func(r *kgo.Record) error {
 		at := Spot{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset}
 		l, err := Parse(r)
 		if err != nil {
@@ -102,7 +124,7 @@ func (v *View) Fetch(ctx context.Context, refs []Ref) ([]*Item, error) {
 		}
 		to[r.part] = max(to[r.part], r.offset+1)
 	}
-	err := scan(ctx, v.Opts, v.Topic, from, to, func(r *kgo.Record) error {
+	err := v.scan(ctx, v.Topic, from, to, func(r *kgo.Record) error {
 		i, ok := index[spot{r.Partition, r.Offset}]
 		if !ok {
 			return nil
@@ -122,9 +144,9 @@ func (v *View) Fetch(ctx context.Context, refs []Ref) ([]*Item, error) {
 
 // Marks returns the marks of an event that compaction has left, oldest first.
 func (v *View) Marks(ctx context.Context, id string) ([]Mark, error) {
-	cl, err := kgo.NewClient(v.Opts...)
+	cl, err := v.client()
 	if err != nil {
-		return nil, fault.Wrap(err, fault.ConfigInvalid, "make Kafka client")
+		return nil, err
 	}
 	defer cl.Close()
 	to, err := stableEnds(ctx, kadm.NewClient(cl), StateTopic(v.Topic))
@@ -132,7 +154,7 @@ func (v *View) Marks(ctx context.Context, id string) ([]Mark, error) {
 		return nil, err
 	}
 	var all []Mark
-	err = scan(ctx, v.Opts, StateTopic(v.Topic), map[int32]int64{}, to, func(r *kgo.Record) error {
+	err = v.scan(ctx, StateTopic(v.Topic), map[int32]int64{}, to, func(r *kgo.Record) error {
 		if r.Value == nil {
 			return nil
 		}
@@ -150,7 +172,7 @@ func (v *View) readMarks(ctx context.Context, to map[int32]int64) error {
 	if v.marks == nil {
 		v.marks, v.marksAt, v.newest = marks{}, map[int32]int64{}, map[int32]int64{}
 	}
-	err := scan(ctx, v.Opts, StateTopic(v.Topic), v.marksAt, to, func(r *kgo.Record) error {
+	err := v.scan(ctx, StateTopic(v.Topic), v.marksAt, to, func(r *kgo.Record) error {
 		if r.Value == nil {
 			delete(v.marks, idOf(string(r.Key))) // somebody's decision to forget
 			return nil

@@ -2,6 +2,7 @@ package outbox_test
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 	"os"
 
@@ -86,4 +87,32 @@ func ExampleNewWriter() {
 	// Output:
 	// INSERT INTO "shop"."outboxevent" ("id", "aggregatetype", "aggregateid", "type", "data") VALUES ($1, $2, $3, $4, $5)
 	// 1 order 4711 OrderPlaced {}
+}
+
+// sqlTransaction stands for a *sql.Tx, which has the same method.
+type sqlTransaction struct{}
+
+func (sqlTransaction) ExecContext(_ context.Context, statement string, args ...any) (sql.Result, error) {
+	fmt.Println(statement)
+	fmt.Println(args...)
+	return nil, nil
+}
+
+// The same with database/sql, whatever the driver.
+func ExampleAppendSQL() {
+	var tx sqlTransaction // in a service: tx, err := db.BeginTx(ctx, nil)
+	err := outbox.AppendSQL(context.Background(), tx, outbox.Record{
+		ID:            "0198c0de-0000-7000-8000-000000000001",
+		AggregateType: "order",
+		AggregateID:   "4711",
+		Type:          "OrderPlaced",
+		Payload:       []byte(`{"total":"12.50"}`),
+	})
+	if err != nil {
+		fmt.Println(err) // roll back
+		return
+	}
+	// Output:
+	// INSERT INTO "outbox"."events" ("id", "aggregatetype", "aggregateid", "type", "payload") VALUES ($1, $2, $3, $4, $5)
+	// 0198c0de-0000-7000-8000-000000000001 order 4711 OrderPlaced {"total":"12.50"}
 }

@@ -27,7 +27,10 @@ type Config struct {
 	CheckpointTopic    string
 	TransactionTimeout time.Duration // after which the broker aborts for us
 	ReadBackTimeout    time.Duration // for barrier and checkpoint to become readable
-	MaxRecords         int           // no transaction has more records, checkpoint included
+	// Reader makes the options of the client that reads the checkpoints back;
+	// nil: the producer's. Options with metrics belong to one client at a time.
+	Reader     func() ([]kgo.Opt, error)
+	MaxRecords int // no transaction has more records, checkpoint included
 	// CreateTopic makes a missing topic of events; nil: it is waited for.
 	CreateTopic func(ctx context.Context, adm *kadm.Client, name string) error
 	// Alive is asked around fencing: is the slot still ours? A session that
@@ -116,6 +119,11 @@ func (p *Producer) start(ctx context.Context, s *Session, opts []kgo.Opt) error 
 	}
 	rctx, cancel := context.WithTimeout(ctx, p.cfg.ReadBackTimeout)
 	defer cancel()
+	if p.cfg.Reader != nil {
+		if opts, err = p.cfg.Reader(); err != nil {
+			return err
+		}
+	}
 	log := checkpoint.Log{Topic: p.cfg.CheckpointTopic, Name: p.cfg.Name, Opts: opts}
 	s.State, p.tail, err = log.Load(rctx, s.ID, offset)
 	if err != nil {

@@ -36,7 +36,6 @@ type Producer struct {
 	bytes    int
 }
 
-
 // Begin opens a transaction. Kafka is not told before the first Add.
 func (p *Producer) Begin() error {
 	if err := p.cl.BeginTransaction(); err != nil {

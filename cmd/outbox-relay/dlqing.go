@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/holdwall/outbox-relay/dlq"
 	"github.com/holdwall/outbox-relay/internal/fault"
@@ -24,14 +25,14 @@ type letterDesk struct {
 }
 
 func newLetterDesk(p *parts, by string) (*letterDesk, error) {
-	opts, err := p.client("dlq")
-	if err != nil {
+	options := func() ([]kgo.Opt, error) { return p.client("dlq") }
+	if _, err := options(); err != nil {
 		return nil, err
 	}
 	topic := p.cfg.Kafka.DLQTopic
 	d := &letterDesk{parts: p}
 	d.replayer = &dlq.Replayer{
-		Name: p.cfg.Outbox.Name, By: by, View: &dlq.View{Topic: topic, Opts: opts},
+		Name: p.cfg.Outbox.Name, By: by, View: &dlq.View{Topic: topic, Options: options},
 		TransactionTimeout: p.cfg.Kafka.TransactionTimeout,
 		Partitioner:        sink.Partitioner(), Place: sink.SetPartition,
 		Denied: []string{topic, dlq.StateTopic(topic), p.cfg.Kafka.CheckpointTopic},

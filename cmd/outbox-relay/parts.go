@@ -156,9 +156,9 @@ func (p *parts) translator() relay.TranslatorConfig {
 }
 
 // letters is what the relay does about rows that can be no event.
-func (p *parts) letters(opts []kgo.Opt) *relay.Letters {
+func (p *parts) letters() *relay.Letters {
 	topic := p.cfg.Kafka.DLQTopic
-	shelf := &dlq.Shelf{Topic: topic, Opts: opts}
+	shelf := &dlq.Shelf{Topic: topic, Options: func() ([]kgo.Opt, error) { return p.client("letters") }}
 	return &relay.Letters{
 		Topic: topic, Forbid: p.cfg.Outbox.ErrorsTolerance == "none", MaxPerMinute: p.cfg.Outbox.LettersPerMinute,
 		Park: p.cfg.Outbox.ParkKeys, Write: relay.LetterWriter(p.translator(), p.relay), Look: shelf.Look,

@@ -137,21 +137,17 @@ func (s *service) build() (*relay.Relay, error) {
 	if err != nil {
 		return nil, err
 	}
-	opts, err := s.client("sink")
-	if err != nil {
-		return nil, err
-	}
-	tools, err := s.client("letters")
-	if err != nil {
-		return nil, err
-	}
 	o := s.cfg.Outbox
 	s.breaker = s.newBreaker()
 	src.Reluctant = func() bool { return s.breaker.Status().State != breaker.Closed }
 	r := &relay.Relay{
 		Breaker: s.breaker,
-		Letters: s.letters(tools),
+		Letters: s.letters(),
 		Probe: func(ctx context.Context, sess sink.Session, records []*kgo.Record) (error, error) {
+			opts, err := s.client("bisect")
+			if err != nil {
+				return nil, err
+			}
 			return sink.Probe(ctx, s.sinkConfig(), opts, sess.Catalog, records, s.log)
 		},
 		OpenSource: func(ctx context.Context) (relay.Source, error) { return s.openSource(ctx, src) },
@@ -162,6 +158,11 @@ func (s *service) build() (*relay.Relay, error) {
 				s.kafka.Denied(err)
 				return nil, sink.Session{}, err
 			}
+			opts, err := s.client("sink")
+			if err != nil {
+				return nil, sink.Session{}, err
+			}
+			c.Reader = func() ([]kgo.Opt, error) { return s.client("reader") }
 			p, sess, err := sink.Open(ctx, c, opts, s.log, s.sink)
 			if err != nil {
 				s.kafka.Denied(err)

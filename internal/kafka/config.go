@@ -14,7 +14,7 @@
 // Kafka's code, never by their text.
 //
 // It leaves to others: transactions and their options (sink), topics
-// (checkpoint, sink), retries, backoff and the circuit breaker (internal/relay),
+// (checkpoint, sink), retries and backoff (internal/relay), the circuit breaker (internal/breaker),
 // and where settings come from (internal/config; the struct tags are its).
 package kafka
 

@@ -43,10 +43,6 @@ func (r *run) seeds(ctx context.Context, all []kafka.Endpoint) []kafka.Endpoint 
 
 // seed takes one broker from its name to an authenticated connection.
 func (r *run) seed(ctx context.Context, rank int, e kafka.Endpoint) bool {
-	steps := []struct {
-		name string
-		do   func(context.Context, *step) bool
-	}{}
 	// Name, TCP and TLS share what a client gives them: one time-out.
 	dial, cancel := context.WithTimeout(ctx, r.connection)
 	defer cancel()
@@ -57,26 +53,22 @@ func (r *run) seed(ctx context.Context, rank int, e kafka.Endpoint) bool {
 			conn.Close()
 		}
 	}()
-	add := func(name string, do func(context.Context, *step) bool) {
-		steps = append(steps, struct {
-			name string
-			do   func(context.Context, *step) bool
-		}{name, do})
-	}
-	add(StepResolve, func(_ context.Context, s *step) (ok bool) { addrs, ok = r.resolve(dial, s, e); return })
-	add(StepConnect, func(_ context.Context, s *step) (ok bool) { conn, ok = r.connect(dial, s, e, addrs); return })
-	add(StepTLS, func(_ context.Context, s *step) bool { return r.handshake(dial, s, e, conn) })
-	add(StepAPI, func(ctx context.Context, s *step) bool { return r.api(ctx, s, e) })
-	add(StepSASL, func(ctx context.Context, s *step) bool { return r.sasl(ctx, s, e) })
-
 	failed := ""
-	for i, st := range steps {
+	for i, st := range []struct {
+		name string
+		do   func(*step) bool
+	}{
+		{StepResolve, func(s *step) (ok bool) { addrs, ok = r.resolve(dial, s, e); return ok }},
+		{StepConnect, func(s *step) (ok bool) { conn, ok = r.connect(dial, s, e, addrs); return ok }},
+		{StepTLS, func(s *step) bool { return r.handshake(dial, s, e, conn) }},
+		{StepAPI, func(s *step) bool { return r.api(ctx, s, e) }},
+		{StepSASL, func(s *step) bool { return r.sasl(ctx, s, e) }},
+	} {
 		s := r.begin(rank+i, st.name, e.String())
-		if failed != "" {
+		switch {
+		case failed != "":
 			s.skip("needs " + failed)
-			continue
-		}
-		if !st.do(ctx, s) {
+		case !st.do(s):
 			failed = st.name
 		}
 	}

@@ -51,14 +51,15 @@ type hybrid struct {
 	*eventstore.Hybrid
 	d *tables
 	b *broker
-	l *line
 	j journal
+
+	l, relay *line // the store's way to Kafka, and the relay's
 }
 
 func newHybridTest(t testing.TB, change func(*eventstore.HybridConfig), skip func(id string) bool) *hybrid {
 	t.Helper()
-	h := &hybrid{d: newTables(t), b: newBroker(t), l: new(line), j: make(journal, 10_000)}
-	startRelay(t, h.d, h.b, h.l, skip)
+	h := &hybrid{d: newTables(t), b: newBroker(t), l: new(line), relay: new(line), j: make(journal, 10_000)}
+	startRelay(t, h.d, h.b, h.relay, skip)
 	cfg := hybridConfig(h.b, h.l)
 	cfg.Logger = slog.New(h.j)
 	if change != nil {
@@ -109,9 +110,11 @@ func TestHybridSwitches(t *testing.T) {
 	for range 3 {
 		once(t, events, at, 20)
 		h.l.cut(t)
+		h.relay.cut(t)
 		h.j.await(t, readsDatabase)
 		once(t, events, at, 20)
 		h.l.mend(t)
+		h.relay.mend(t)
 		h.j.await(t, readsKafka)
 	}
 	once(t, events, at, 20)
@@ -142,6 +145,22 @@ func TestHybridStartsWithoutKafka(t *testing.T) {
 	h.j.await(t, readsKafka)
 	mustAppend(t, h, "s", "d")
 	once(t, events, at, 1)
+}
+
+// A relay that comes late publishes what the database has delivered long ago.
+func TestHybridLateRelay(t *testing.T) {
+	h := newHybridTest(t, func(cfg *eventstore.HybridConfig) { cfg.Settle, cfg.Patience = time.Hour, time.Hour }, nil)
+	h.relay.cut(t)
+	mustAppend(t, h, "s", "a", "b")
+	events, at := follow(t, h, eventstore.Start), map[string]int64{}
+	once(t, events, at, 2)
+	h.j.await(t, readsKafka)
+	mustAppend(t, h, "s", "c")
+	h.relay.mend(t)
+	once(t, events, at, 1)
+	if len(events) > 0 {
+		t.Errorf("%d events too many", len(events))
+	}
 }
 
 // An event that became a dead letter never comes through the topic. The one

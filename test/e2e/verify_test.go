@@ -47,7 +47,7 @@ func verifies(t testing.TB, r *rig.Rig, exit int, into any, args ...string) stri
 }
 
 // Before init the checkpoint topic is missing and the probe has no place; after
-// it all is well, but for the one broker that a test has.
+// it all is well, but for the one broker that a test has. (S11)
 func TestVerify(t *testing.T) {
 	r := rig.New(t, rig.Config{})
 	var before checked
@@ -244,4 +244,41 @@ func header(rec *kgo.Record, name string) string {
 		}
 	}
 	return ""
+}
+
+// A probe that was killed leaves a transaction open in the checkpoint topic, and
+// the relay cannot read its own commits behind it until a broker ends it. It
+// waits for that, in the same session.
+func TestVerifyKilledInItsProbe(t *testing.T) {
+	ctx := within(t, time.Minute)
+	r := rig.New(t, rig.Config{})
+	r.Init(t)
+	relay := r.Serve(t, nil)
+	rig.AwaitStreaming(t, relay)
+	cl, err := r.Kafka.Client(kgo.TransactionalID("outbox-"+r.Name+"-verify"), kgo.TransactionTimeout(5*time.Second))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	if err := cl.BeginTransaction(); err != nil {
+		t.Fatal(err)
+	}
+	if err := cl.ProduceSync(ctx, &kgo.Record{Topic: r.Checkpoint, Key: []byte("verify/" + r.Name)}).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	since := time.Now()
+	r.Insert(t, 5)
+	r.AwaitCaughtUp(ctx, t)
+	t.Logf("caught up after %s", time.Since(since).Round(time.Millisecond))
+	for _, line := range relay.Logs() {
+		if line["level"] == "error" || line["msg"] == "session ended" {
+			t.Errorf("%v", line)
+		}
+	}
+	var d audited
+	verifies(t, r, 0, &d, "--data")
+	if d.Rows != 5 || d.Found != 5 {
+		t.Errorf("%+v", d)
+	}
+	stop(ctx, t, relay)
 }
