@@ -161,12 +161,12 @@ func TestLetterTooLarge(t *testing.T) {
 
 // Without a topic for letters nothing is passed over.
 func TestGiveUpWithoutLetters(t *testing.T) {
-	for _, workers := range []int{1, 3} {
+	for _, tc := range []struct{ workers, attempts int }{{1, 1}, {1, 2}, {3, 1}, {3, 2}} {
 		w := newWorld(t, 1)
 		w.produce(event(0, "k", 1), event(0, "k", 2), event(0, "k", 3))
 		seen := newLog()
 		cfg := w.config()
-		cfg.DeadLetterTopic, cfg.Attempts, cfg.Concurrency = "", 2, workers
+		cfg.DeadLetterTopic, cfg.Attempts, cfg.Concurrency = "", tc.attempts, tc.workers
 		cfg.Handler = func(_ context.Context, ev consumer.Event) error {
 			if string(ev.Payload) == "2" {
 				return errNotYet
@@ -179,7 +179,7 @@ func TestGiveUpWithoutLetters(t *testing.T) {
 		if !errors.As(err, &gaveUp) || !errors.Is(err, errNotYet) {
 			t.Fatalf("Run returned %v", err)
 		}
-		if gaveUp.Offset != 1 || gaveUp.ID != "id-2" || gaveUp.Attempts != 2 {
+		if gaveUp.Offset != 1 || gaveUp.ID != "id-2" || gaveUp.Attempts != tc.attempts {
 			t.Errorf("%+v", gaveUp)
 		}
 		if diff := cmp.Diff([]string{"1"}, texts(seen.all())); diff != "" {

@@ -35,9 +35,9 @@ const headerSlab = 256
 // of their position and time, so the last of each is remembered. It is for one
 // goroutine.
 type parser struct {
-	lsnText string
+	lsnText []byte // copies: a view would keep the record's batch
 	lsn     pglogrepl.LSN
-	tsText  string
+	tsText  []byte
 	ts      time.Time
 	slab    []outbox.Header
 }
@@ -138,7 +138,7 @@ func (ev *Event) fault(name string) {
 
 // parseLSN reads X/XXXXXXXX: two hexadecimal numbers of up to 32 bits.
 func (p *parser) parseLSN(s string, ev *Event) pglogrepl.LSN {
-	if s == p.lsnText && s != "" {
+	if s == string(p.lsnText) && s != "" {
 		return p.lsn
 	}
 	high, low, ok := strings.Cut(s, "/")
@@ -148,7 +148,7 @@ func (p *parser) parseLSN(s string, ev *Event) pglogrepl.LSN {
 		ev.fault(outbox.HeaderLSN)
 		return 0
 	}
-	p.lsnText, p.lsn = s, pglogrepl.LSN(uint64(h)<<32|uint64(l))
+	p.lsnText, p.lsn = append(p.lsnText[:0], s...), pglogrepl.LSN(uint64(h)<<32|uint64(l))
 	return p.lsn
 }
 
@@ -185,7 +185,7 @@ func number(h *kgo.RecordHeader, bits int, ev *Event) uint64 {
 }
 
 func (p *parser) parseTime(name, s string, ev *Event) time.Time {
-	if s == p.tsText && s != "" {
+	if s == string(p.tsText) && s != "" {
 		return p.ts
 	}
 	t, err := time.Parse(time.RFC3339Nano, s)
@@ -193,7 +193,7 @@ func (p *parser) parseTime(name, s string, ev *Event) time.Time {
 		ev.fault(name)
 		return time.Time{}
 	}
-	p.tsText, p.ts = s, t.UTC()
+	p.tsText, p.ts = append(p.tsText[:0], s...), t.UTC()
 	return p.ts
 }
 

@@ -71,7 +71,6 @@ func (c *Consumer) transformSession(ctx context.Context, id string) error {
 	t := &transformer{c: c}
 	session, err := kgo.NewGroupTransactSession(append(c.cfg.options(),
 		kgo.TransactionalID(id), kgo.TransactionTimeout(transactionTimeout),
-		kgo.RequireStableFetchOffsets(),
 		kgo.OnPartitionsAssigned(func(_ context.Context, _ *kgo.Client, tps map[string][]int32) { t.rebalanced(assigned, tps) }),
 		kgo.OnPartitionsRevoked(func(_ context.Context, _ *kgo.Client, tps map[string][]int32) { t.rebalanced(taken, tps) }),
 		kgo.OnPartitionsLost(func(_ context.Context, _ *kgo.Client, tps map[string][]int32) { t.rebalanced(lostName, tps) }),

@@ -102,17 +102,6 @@ func event(partition int32, key string, n int, more ...kgo.RecordHeader) *kgo.Re
 	return r
 }
 
-// without returns the record less one header.
-func without(r *kgo.Record, name string) *kgo.Record {
-	for i, h := range r.Headers {
-		if h.Key == name {
-			r.Headers = append(r.Headers[:i], r.Headers[i+1:]...)
-			return r
-		}
-	}
-	return r
-}
-
 // member is a consumer that runs.
 type member struct {
 	*consumer.Consumer
@@ -267,15 +256,4 @@ func (w *world) read(topic string, n int) []*kgo.Record {
 		recs = append(recs, fs.Records()...)
 	}
 	return recs
-}
-
-// ends returns where a topic's partition 0 ends, control records included.
-func (w *world) ends(topic string) int64 {
-	w.t.Helper()
-	ends, err := kadm.NewClient(w.client).ListEndOffsets(w.t.Context(), topic)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	o, _ := ends.Lookup(topic, 0)
-	return o.Offset
 }

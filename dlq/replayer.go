@@ -127,3 +127,6 @@ func batchOf(refs []Ref) int {
 	}
 	return n
 }
+
+// Where is the place of the letter in its topic.
+func (r Ref) Where(topic string) Spot { return Spot{Topic: topic, Partition: r.part, Offset: r.offset} }

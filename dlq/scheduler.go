@@ -21,6 +21,10 @@ type Scheduler struct {
 	Replayer *Replayer
 	Schedule Schedule
 	Tick     time.Duration // between two looks
+	// Ordered holds a letter back while an earlier one of its key is open, as
+	// is needed where keys are parked. It costs a reading of all letters for
+	// each pass in which something is due.
+	Ordered bool
 	// Active is asked before each look; nil: always. Replicas that are not the
 	// leader leave the letters to the one that is.
 	Active func() bool
@@ -165,6 +169,11 @@ func (s *Scheduler) look(ctx context.Context, now time.Time) (Pass, []waiter, er
 		due = append(due, heap.Pop(&s.wait).(waiter))
 	}
 	due = s.inTurn(due)
+	if s.Ordered && len(due) > 0 {
+		if due, err = s.inOrder(ctx, due, now); err != nil {
+			return Pass{}, nil, err
+		}
+	}
 	var p Pass
 	p.count(s.wait)
 	return p, due, nil
@@ -197,6 +206,37 @@ func (s *Scheduler) inTurn(due []waiter) []waiter {
 		heap.Push(&s.wait, w)
 		return true
 	})
+}
+
+// inOrder puts those back that would overtake any open letter of their key,
+// also one that is left to a person, or parked.
+func (s *Scheduler) inOrder(ctx context.Context, due []waiter, now time.Time) ([]waiter, error) {
+	chosen := map[Spot]bool{}
+	for _, w := range due {
+		chosen[w.spot()] = true
+	}
+	order := Order{All: true}
+	err := s.Replayer.View.Letters(ctx, func(i *Item) error {
+		if i.Status.Open {
+			order.Add(i, chosen[Spot{Partition: i.Where.Partition, Offset: i.Where.Offset}])
+		}
+		return nil
+	}, func(Spot, error) {}) // told by look
+	if err != nil {
+		for _, w := range due {
+			heap.Push(&s.wait, w)
+		}
+		return nil, err
+	}
+	overtaking := order.Overtaking()
+	return slices.DeleteFunc(due, func(w waiter) bool {
+		if !overtaking[w.Where(s.Replayer.View.Topic)] {
+			return false
+		}
+		w.at = now.Add(cmp.Or(s.Tick, DefaultTick))
+		heap.Push(&s.wait, w)
+		return true
+	}), nil
 }
 
 // maxDue bounds one pass; the rest is due at the next.

@@ -61,6 +61,7 @@ type Shelf struct {
 	// held.
 	recent map[string]Mark
 	order  []string
+	missed bool // a reading brought more marks than recent has room for
 }
 
 const (
@@ -178,7 +179,7 @@ func (s *Shelf) read(ctx context.Context, held []Held) error {
 			continue
 		}
 		s.keys[h.Hash], fresh[h.Hash] = &heldKey{from: h.From}, true
-		if h.Offset < 0 || len(lettersEnd) != 1 {
+		if h.Offset < 0 || len(lettersEnd) != 1 || s.missed {
 			anew = true
 		} else if at, read := from[h.Partition]; !read || h.Offset < at {
 			from[h.Partition] = h.Offset
@@ -187,6 +188,7 @@ func (s *Shelf) read(ctx context.Context, held []Held) error {
 	if anew {
 		clear(from)
 		clear(s.marks)
+		s.missed = false
 	}
 	maps.DeleteFunc(s.keys, func(hash string, _ *heldKey) bool { return !wanted[hash] })
 	starts.Each(func(o kadm.ListedOffset) { from[o.Partition] = max(from[o.Partition], o.Offset) })
@@ -208,6 +210,7 @@ func (s *Shelf) read(ctx context.Context, held []Held) error {
 	if err != nil {
 		return err
 	}
+	first := len(s.marks) == 0
 	marksStart.Each(func(o kadm.ListedOffset) { s.marks[o.Partition] = max(s.marks[o.Partition], o.Offset) })
 	byMark := map[string][]*line{}
 	for _, k := range s.keys {
@@ -215,6 +218,7 @@ func (s *Shelf) read(ctx context.Context, held []Held) error {
 			byMark[k.letters[i].mark] = append(byMark[k.letters[i].mark], &k.letters[i])
 		}
 	}
+	seen := 0
 	err = s.scan(ctx, StateTopic(s.Topic), s.marks, marksEnd, func(r *kgo.Record) error {
 		if r.Value == nil {
 			return nil
@@ -224,12 +228,13 @@ func (s *Shelf) read(ctx context.Context, held []Held) error {
 			return err
 		}
 		s.remember(string(r.Key), m)
+		seen++
 		for _, l := range byMark[string(r.Key)] {
 			l.settled = m.Closes(l.partition, l.offset)
 		}
 		return nil
 	})
-	s.marks = marksEnd
+	s.marks, s.missed = marksEnd, s.missed || !first && seen > recentMarks
 	return err
 }
 

@@ -18,7 +18,8 @@ type changed struct {
 	Done     int          `json:"done"`
 	Refused  int          `json:"refused"`
 	Closed   int          `json:"closed_meanwhile"`
-	Parked   int          `json:"parked"` // left to the relay
+	Parked   int          `json:"parked"`  // left to the relay
+	Waiting  int          `json:"waiting"` // for an earlier letter of their key
 	Letters  []changeView `json:"letters"`
 }
 
@@ -93,6 +94,9 @@ func (c *changed) print(out, notes io.Writer, format string) error {
 	}
 	if c.Parked > 0 {
 		fmt.Fprintf(notes, "%d parked letters are left to the relay: %s\n", c.Parked, fault.LetterParked.Why)
+	}
+	if c.Waiting > 0 {
+		fmt.Fprintf(notes, "%d letters wait for an earlier one of their key, and for what is parked behind that: replay or purge the earlier one, then run this again\n", c.Waiting)
 	}
 	if c.DryRun {
 		_, err := fmt.Fprintf(out, "%d letters would be %s\n", c.Matching, c.Action)

@@ -244,5 +244,5 @@ func (d *letterDesk) retry(ctx context.Context, watch bool, tick time.Duration, 
 }
 
 func (d *letterDesk) scheduler() *dlq.Scheduler {
-	return &dlq.Scheduler{Replayer: d.replayer, Schedule: d.schedule(), Log: d.replayer.Log}
+	return &dlq.Scheduler{Replayer: d.replayer, Schedule: d.schedule(), Ordered: d.cfg.Outbox.ParkKeys, Log: d.replayer.Log}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -105,13 +106,18 @@ func (d *letterDesk) change(ctx context.Context, c change, out, notes io.Writer,
 		return err
 	}
 	var refs []dlq.Ref
+	order := dlq.Order{All: d.cfg.Outbox.ParkKeys}
 	sum := changed{Action: string(c.job.Action), DryRun: c.DryRun}
 	err = d.replayer.View.Letters(ctx, func(i *dlq.Item) error {
-		if !c.filter.Match(i) {
-			return nil
-		}
-		if i.Reason == dlq.Parked && held(i) {
+		chosen := c.filter.Match(i)
+		if chosen && i.Reason == dlq.Parked && held(i) {
 			sum.Parked++
+			chosen = false
+		}
+		if i.Status.Open {
+			order.Add(i, chosen)
+		}
+		if !chosen {
 			return nil
 		}
 		refs = append(refs, dlq.RefOf(i))
@@ -122,6 +128,12 @@ func (d *letterDesk) change(ctx context.Context, c change, out, notes io.Writer,
 	}
 	if len(refs) == 0 && sum.Parked == 0 && c.named {
 		return fault.New(fault.LetterUnknown, "no open letter has one of these ids")
+	}
+	if c.job.Action == dlq.Replayed {
+		overtaking := order.Overtaking()
+		n := len(refs)
+		refs = slices.DeleteFunc(refs, func(r dlq.Ref) bool { return overtaking[r.Where(d.replayer.View.Topic)] })
+		sum.Waiting = n - len(refs)
 	}
 	dlq.SortRefs(refs)
 	sum.Matching = len(refs)

@@ -13,26 +13,26 @@ import (
 )
 
 // suspect looks into a failed session: if a broker refused records for what
-// they are, and does so for the second time, the one at fault is searched for.
-// The first time may have been a topic whose limit has just changed, which the
-// next session sees.
+// they are, the one at fault is searched for. A batch that is too large may be
+// so because the limit of its topic has just changed, which the next session
+// sees: that is looked into when one of its records is refused for the second
+// time.
 //
 // A broker answers for a batch, so the record at fault is found by trying:
 // halves of the suspects are produced in transactions that are aborted, down
 // to the single record. Nothing is committed meanwhile, and what is learned is
 // only a place in the history, so this is no repair: the slot sends the rows
 // again, and the row at that place becomes a letter.
-func (r *Relay) suspect(ctx context.Context, err error) {
+func (r *Relay) suspect(ctx context.Context, err error) (learned bool) {
 	refused := (*sink.RefusedError)(nil)
 	if r.Probe == nil || !errors.As(err, &refused) {
-		return
+		return false
 	}
-	if r.refusals++; r.refusals < 2 {
-		return
+	if refused.Code == fault.RowTooLarge && !r.again(refused.Suspects) {
+		return false
 	}
-	r.refusals = 0
 	log := r.Log.With().Str("component", "bisect").Int("suspects", len(refused.Suspects)).Str("topic", refused.Suspects[0].Topic).Logger()
-	log.Warn().Err(refused.Err).Msg("records refused twice, looking for the one at fault")
+	log.Warn().Err(refused.Err).Msg("records refused, looking for the one at fault")
 	tries := 0
 	culprits, err := bisect(refused.Suspects, func(part []*kgo.Record) (bool, error) {
 		tries++
@@ -41,11 +41,11 @@ func (r *Relay) suspect(ctx context.Context, err error) {
 	})
 	if err != nil {
 		log.Warn().Err(err).Msg("search given up")
-		return
+		return false
 	}
 	if len(culprits) == 0 {
 		log.Warn().Int("tries", tries).Msg("no record is refused by itself: a limit of the topic may be lower than the relay is allowed to see, which needs DescribeConfigs")
-		return
+		return false
 	}
 	for _, rec := range culprits {
 		place, ok := dlq.PlaceOf(rec.Headers)
@@ -58,8 +58,25 @@ func (r *Relay) suspect(ctx context.Context, err error) {
 		r.refusedRows[place] = fault.New(refused.Code, "a broker refused it: %v", refused.Err)
 		log.Warn().Str("lsn", place.LSN.String()).Uint64("ord", place.Ordinal).Int("tries", tries).Msg("record refused, it becomes a dead letter")
 	}
-	r.attempt = 0 // the next session has something new to try
+	return true
 }
+
+// again tells whether one of the records was refused before, and notes them.
+func (r *Relay) again(suspects []*kgo.Record) bool {
+	if r.suspected == nil || len(r.suspected) > mostSuspected {
+		r.suspected = map[dlq.Place]bool{}
+	}
+	before := false
+	for _, rec := range suspects {
+		if place, ok := dlq.PlaceOf(rec.Headers); ok {
+			before = before || r.suspected[place]
+			r.suspected[place] = true
+		}
+	}
+	return before
+}
+
+const mostSuspected = 100_000
 
 // mostCulprits bounds one search: there may be as many as there are records,
 // and the next session finds the rest.

@@ -24,11 +24,17 @@ func (w *world) refusal(records []*kgo.Record) error {
 	}
 	for _, r := range records {
 		if err := w.refuses(r); err != nil {
-			return &sink.RefusedError{Suspects: records, Code: fault.RowRefused, Err: err}
+			code := fault.RowRefused
+			if errors.Is(err, errTooLarge) {
+				code = fault.RowTooLarge
+			}
+			return &sink.RefusedError{Suspects: records, Code: code, Err: err}
 		}
 	}
 	return nil
 }
+
+var errTooLarge = errors.New("MESSAGE_TOO_LARGE")
 
 func (w *world) probe(_ context.Context, _ sink.Session, records []*kgo.Record) (refused, err error) {
 	w.mu.Lock()
@@ -101,8 +107,9 @@ func TestRefusedRecords(t *testing.T) {
 	}
 }
 
-// One refusal is not looked into: the next session may see another limit.
-func TestRefusedOnce(t *testing.T) {
+// One batch that is too large is not looked into: the next session may see
+// another limit. A second one is.
+func TestTooLargeOnceAndTwice(t *testing.T) {
 	bubble(t, []int{2}, func(t *testing.T, w *world, r *Relay) {
 		r.NewTranslator = func(replication.State, sink.Session) (RowTranslator, error) {
 			return keyed{poison: func(string) bool { return false }}, nil
@@ -114,7 +121,7 @@ func TestRefusedOnce(t *testing.T) {
 				return nil
 			}
 			said = true
-			return errors.New("MESSAGE_TOO_LARGE")
+			return errTooLarge
 		}
 		stop := w.start(t, r)
 		settle(time.Second)
@@ -123,6 +130,17 @@ func TestRefusedOnce(t *testing.T) {
 		if calls := w.called(); slices.Contains(calls, "Probe 2") {
 			t.Errorf("calls: %v", calls)
 		}
+		w.mu.Lock()
+		w.refuses = func(r *kgo.Record) error {
+			if r.Topic == "events" && string(r.Value) == "701/2" {
+				return errTooLarge
+			}
+			return nil
+		}
+		w.mu.Unlock()
+		w.grow(transactions(0, 3)[1:]...)
+		settle(time.Minute)
+		same(t, "letters", []string{"701/2"}, w.lettersOf(dlq.TooLarge))
 		if err := stop(); err != nil {
 			t.Error(err)
 		}

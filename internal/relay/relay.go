@@ -100,7 +100,7 @@ type Relay struct {
 	accepted bool // AcceptGap has served
 
 	opened      sink.Session        // the newest
-	refusals    int                 // sessions in a row in which a broker refused a record
+	suspected   map[dlq.Place]bool  // rows of batches that were too large once
 	refusedRows map[dlq.Place]error // rows that a broker refuses, to become letters
 	rate        letterRate
 }
@@ -163,12 +163,15 @@ func (r *Relay) Run(ctx context.Context) error {
 			return err
 		}
 		r.state(Backoff, f)
-		r.suspect(hard, err)
+		learned := r.suspect(hard, err)
 		wait := offer
-		if f.Code == fault.BreakerOpen {
+		switch {
+		case learned:
+			wait, r.attempt = 0, 0 // the next session has something new to try
+		case f.Code == fault.BreakerOpen:
 			// The breaker has said so, and says it once per outage.
 			r.Log.Debug().Str("code", f.Code.ID).Dur("wait", wait).Msg("slot offered to other replicas")
-		} else {
+		default:
 			r.attempt++
 			wait = r.pause(r.attempt)
 			r.Log.Warn().Fields(f.Fields()).Err(err).Dur("wait", wait).Msg("session ended")

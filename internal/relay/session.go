@@ -314,7 +314,6 @@ func (s *session) deliver(ctx context.Context, g *group, override string) error 
 	}
 	s.src.Confirm(ck.Pos.EndLSN)
 	s.attempt = 0 // not before: a session that begins and cannot commit is a failure too
-	s.refusals = 0
 	s.triage.committed()
 	if ck.Pos.Cut() {
 		crash.Point(crash.CutCommitted)
@@ -342,5 +341,11 @@ func (s *session) commit(ctx context.Context, g *group, ck checkpoint.Checkpoint
 	for _, r := range g.marks {
 		s.sink.Add(r)
 	}
-	return s.sink.Commit(ctx, ck)
+	err := s.sink.Commit(ctx, ck)
+	if no := (*sink.RefusedError)(nil); errors.As(err, &no) {
+		// The batches behind the first that is refused are not judged any more:
+		// one search for all.
+		no.Suspects = s.triage.events(g)
+	}
+	return err
 }

@@ -191,6 +191,17 @@ func (t *triage) committed() {
 	}
 }
 
+// events are the records of a group that are no letters.
+func (t *triage) events(g *group) []*kgo.Record {
+	out := make([]*kgo.Record, 0, len(g.records)+len(g.released))
+	for _, r := range append(g.records[:len(g.records):len(g.records)], g.released...) {
+		if t.Letters == nil || r.Topic != t.Topic {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
 func forbidden(letter *kgo.Record) error {
 	l, err := dlq.Parse(letter)
 	if err != nil {

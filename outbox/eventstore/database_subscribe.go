@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -87,8 +88,10 @@ func (d *Database) nextPatiently(ctx context.Context, at place) ([]writtenEvent,
 func passing(err error) bool {
 	var position *PositionError
 	var log *LogError
-	if errors.As(err, &position) || errors.As(err, &log) {
-		return false
+	var scan pgx.ScanArgError
+	var number *strconv.NumError
+	if errors.As(err, &position) || errors.As(err, &log) || errors.As(err, &scan) || errors.As(err, &number) {
+		return false // the answer is there; it is not one of our table
 	}
 	var said *pgconn.PgError
 	if !errors.As(err, &said) {

@@ -107,8 +107,13 @@ func FuzzFromRecord(f *testing.F) {
 	f.Fuzz(func(t *testing.T, stream, version, created, at string, payload []byte) {
 		r := &kgo.Record{Key: []byte(stream), Value: payload}
 		for _, h := range [][2]string{
-			{outbox.HeaderID, "i"}, {outbox.HeaderType, "t"}, {outbox.HeaderAggregateID, stream}, {HeaderVersion, version},
-			{outbox.HeaderCreatedAt, created}, {HeaderPosition, at}, {"user", "u"},
+			{outbox.HeaderID, "i"},
+			{outbox.HeaderType, "t"},
+			{outbox.HeaderAggregateID, stream},
+			{HeaderVersion, version},
+			{outbox.HeaderCreatedAt, created},
+			{HeaderPosition, at},
+			{"user", "u"},
 		} {
 			r.Headers = append(r.Headers, kgo.RecordHeader{Key: h[0], Value: []byte(h[1])})
 		}

@@ -89,7 +89,9 @@ func (s *subscription) fromDatabase(ctx context.Context) (*kgo.Client, error) {
 		select {
 		case m := <-probes:
 			probes = nil
-			if at = m; m == nil {
+			if at = m; m != nil {
+				s.h.log.Debug("subscription meets Kafka", "below", m.xmax)
+			} else {
 				s.nextTry = time.Now().Add(s.retry)
 				s.retry = min(2*s.retry, longestRetry)
 			}

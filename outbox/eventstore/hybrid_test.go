@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/holdwall/outbox-relay/outbox/eventstore"
 )
@@ -147,6 +148,39 @@ func TestHybridStartsWithoutKafka(t *testing.T) {
 	once(t, events, at, 1)
 }
 
+// An event can be in Kafka while the database still hides it behind an older
+// transaction. A subscription that went over to Kafka now would begin behind
+// the event there, and never get it from here.
+func TestHybridMeetsBehindTheHorizon(t *testing.T) {
+	h := newHybridTest(t, func(cfg *eventstore.HybridConfig) { cfg.Settle, cfg.Patience = time.Hour, time.Hour }, nil)
+	late := h.d.begin(t)
+	if _, err := h.AppendTx(within(t), late, "s-1", eventstore.NoStream, one("late")); err != nil {
+		t.Fatal(err)
+	}
+	mustAppend(t, h, "s-2", "early")
+	reader := h.b.client(t, kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	if fs := reader.PollRecords(within(t), 1); fs.NumRecords() != 1 { // it is published
+		t.Fatal(fs.Err())
+	}
+	events, at := follow(t, h, eventstore.Start), map[string]int64{}
+	h.j.await(t, "subscription meets Kafka")
+	for calm := time.After(200 * time.Millisecond); calm != nil; { // there is no signal for nothing
+		select {
+		case m := <-h.j:
+			if m == readsKafka {
+				t.Error("it went over to Kafka while the database hides an event")
+			}
+		case <-calm:
+			calm = nil
+		}
+	}
+	if err := late.Commit(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	once(t, events, at, 2)
+	h.j.await(t, readsKafka)
+}
+
 // A relay that comes late publishes what the database has delivered long ago.
 func TestHybridLateRelay(t *testing.T) {
 	h := newHybridTest(t, func(cfg *eventstore.HybridConfig) { cfg.Settle, cfg.Patience = time.Hour, time.Hour }, nil)
@@ -187,7 +221,8 @@ func TestHybridDeadLetters(t *testing.T) {
 	}
 }
 
-// What is remembered between settlements is bounded.
+// What is remembered between settlements is bounded. Nothing can be settled
+// while an older transaction is open; then the subscription waits for it.
 func TestHybridForgets(t *testing.T) {
 	h := newHybridTest(t, func(cfg *eventstore.HybridConfig) { cfg.MaxSeen, cfg.Settle = 5, time.Hour }, nil)
 	events, at := follow(t, h, eventstore.Start), map[string]int64{}
@@ -196,6 +231,19 @@ func TestHybridForgets(t *testing.T) {
 		mustAppend(t, h, fmt.Sprintf("s-%d", i%7), "x")
 	}
 	once(t, events, at, 60)
+
+	other := h.d.begin(t)
+	if _, err := other.Exec(t.Context(), "CREATE TABLE other (id int)"); err != nil { // takes a transaction id
+		t.Fatal(err)
+	}
+	for i := range 12 {
+		mustAppend(t, h, fmt.Sprintf("t-%d", i), "x")
+	}
+	h.j.await(t, readsDatabase)
+	if err := other.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	once(t, events, at, 12)
 }
 
 // The two things that a Hybrid does not promise: a subscription has the order

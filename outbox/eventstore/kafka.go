@@ -198,14 +198,6 @@ func (k *Kafka) ends(ctx context.Context, stable bool) ([]int64, error) {
 	if stable {
 		list = k.adm.ListCommittedOffsets
 	}
-	return k.list(ctx, list)
-}
-
-func (k *Kafka) starts(ctx context.Context) ([]int64, error) {
-	return k.list(ctx, k.adm.ListStartOffsets)
-}
-
-func (k *Kafka) list(ctx context.Context, list func(context.Context, ...string) (kadm.ListedOffsets, error)) ([]int64, error) {
 	listed, err := list(ctx, k.cfg.Topic)
 	if err == nil {
 		err = listed.Error()
@@ -248,7 +240,7 @@ func (k *Kafka) Append(ctx context.Context, stream string, expected ExpectedVers
 
 var _ Store = (*Kafka)(nil)
 
-// contentOf makes what a reader gets of an event the same as from a Database.
+// event reads a record that only a store may have written.
 func (k *Kafka) event(r *kgo.Record) (Recorded, error) {
 	ev, lack := fromRecord(r)
 	if lack != "" {

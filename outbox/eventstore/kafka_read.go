@@ -25,7 +25,8 @@ func (k *Kafka) consume(from map[int32]kgo.Offset, opts ...kgo.Opt) (*kgo.Client
 	return cl, nil
 }
 
-// fetched returns the error of a poll that waiting does not mend.
+// fetched returns the error of a poll that waiting does not mend, and waits a
+// little after any other.
 func (k *Kafka) fetched(ctx context.Context, fs kgo.Fetches) error {
 	for _, e := range fs.Errors() {
 		var said *kerr.Error
@@ -44,6 +45,9 @@ func (k *Kafka) fetched(ctx context.Context, fs kgo.Fetches) error {
 		default:
 			k.log.Debug("reading goes on after an error", "partition", e.Partition, "error", e.Err)
 		}
+	}
+	if len(fs.Errors()) > 0 {
+		return sleep(ctx, firstRetry)
 	}
 	return nil
 }
@@ -86,19 +90,11 @@ func (k *Kafka) drain(ctx context.Context, cl *kgo.Client, from, to int64, each 
 	return from, nil
 }
 
-// advance brings the index up to an offset.
+// advance brings the index up to an offset. A partition whose first records
+// were deleted is refused by the fetch of offset 0.
 func (l *lane) advance(ctx context.Context, to int64) error {
 	if l.index.next >= to {
 		return nil
-	}
-	if l.index.next == 0 {
-		starts, err := l.k.starts(ctx)
-		if err != nil {
-			return err
-		}
-		if first := starts[l.partition]; first > 0 {
-			return &LogError{Log: l.k.logName(l.partition), Detail: fmt.Sprintf("begins at offset %d: its first events were deleted", first)}
-		}
 	}
 	if l.reader == nil {
 		cl, err := l.k.consume(map[int32]kgo.Offset{l.partition: kgo.NewOffset().At(l.index.next)}, kgo.KeepControlRecords())
@@ -277,11 +273,6 @@ func (k *Kafka) Subscribe(ctx context.Context, from Position, handle Handler) er
 		}
 		if err := k.fetched(ctx, fs); err != nil {
 			return err
-		}
-		if len(fs.Errors()) > 0 { // none that waiting does not mend
-			if err := sleep(ctx, firstRetry); err != nil {
-				return err
-			}
 		}
 	}
 }

@@ -104,10 +104,18 @@ func (b *broker) client(t testing.TB, opts ...kgo.Opt) *kgo.Client {
 	return cl
 }
 
+// opts make a client that notices quickly that the line is mended.
+func (b *broker) opts(l *line) []kgo.Opt {
+	return []kgo.Opt{
+		kgo.SeedBrokers(b.addrs...), l.option(), kgo.MetadataMinAge(50 * time.Millisecond),
+		kgo.RetryBackoffFn(func(int) time.Duration { return 50 * time.Millisecond }),
+	}
+}
+
 func (b *broker) config(l *line) eventstore.KafkaConfig {
 	return eventstore.KafkaConfig{
-		Topic: topic, Partitions: partitions, Timeout: 3 * time.Second, DuplicateWindow: 100, Attempts: 200,
-		Opts: []kgo.Opt{kgo.SeedBrokers(b.addrs...), l.option(), kgo.RetryTimeout(2 * time.Second)},
+		Topic: topic, Partitions: partitions, Timeout: 2 * time.Second, DuplicateWindow: 100, Attempts: 200,
+		Opts: append(b.opts(l), kgo.RetryTimeout(2*time.Second)),
 	}
 }
 
@@ -189,11 +197,20 @@ func (d *tables) rows(t testing.TB, stream string) int {
 	return n
 }
 
-func databaseRig(t testing.TB) storetest.Rig {
-	d := newTables(t)
-	return storetest.Rig{
-		Open:  func(t testing.TB) eventstore.Store { return d.store(t, eventstore.DatabaseConfig{}) },
-		Begin: d.begin, Rows: d.rows,
+// clear makes the log empty for the next test: a database of its own costs
+// more than most tests do.
+func (d *tables) clear(t testing.TB) {
+	t.Helper()
+	d.db.Exec(t, "TRUNCATE outbox.event_log, outbox.events")
+}
+
+func databaseRig(d *tables) func(t testing.TB) storetest.Rig {
+	return func(t testing.TB) storetest.Rig {
+		d.clear(t)
+		return storetest.Rig{
+			Open:  func(t testing.TB) eventstore.Store { return d.store(t, eventstore.DatabaseConfig{}) },
+			Begin: d.begin, Rows: d.rows,
+		}
 	}
 }
 
@@ -211,7 +228,7 @@ type relay struct {
 func startRelay(t testing.TB, d *tables, b *broker, l *line, skip func(id string) bool) {
 	t.Helper()
 	// It waits for Kafka as the relay does: for ever.
-	r := &relay{t: t, d: d, cl: b.client(t, l.option(), kgo.DefaultProduceTopic(topic)), done: map[string]bool{}, skip: skip}
+	r := &relay{t: t, d: d, cl: b.client(t, append(b.opts(l), kgo.DefaultProduceTopic(topic))...), done: map[string]bool{}, skip: skip}
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -278,7 +295,7 @@ func (r *relay) publish(ctx context.Context) error {
 
 func hybridConfig(b *broker, l *line) eventstore.HybridConfig {
 	return eventstore.HybridConfig{
-		Topics: []string{topic}, Opts: []kgo.Opt{kgo.SeedBrokers(b.addrs...), l.option()},
+		Topics: []string{topic}, Opts: b.opts(l),
 		Settle: 50 * time.Millisecond, Patience: 500 * time.Millisecond, Retry: 50 * time.Millisecond,
 	}
 }
@@ -292,13 +309,16 @@ func newHybrid(t testing.TB, db *eventstore.Database, cfg eventstore.HybridConfi
 	return h
 }
 
-func hybridRig(t testing.TB) storetest.Rig {
-	d, b, l := newTables(t), newBroker(t), new(line)
-	startRelay(t, d, b, l, nil)
-	return storetest.Rig{
-		Open: func(t testing.TB) eventstore.Store {
-			return newHybrid(t, d.store(t, eventstore.DatabaseConfig{}), hybridConfig(b, l))
-		},
-		Begin: d.begin, Rows: d.rows, KafkaDown: l.cut, KafkaUp: l.mend,
+func hybridRig(d *tables) func(t testing.TB) storetest.Rig {
+	return func(t testing.TB) storetest.Rig {
+		d.clear(t)
+		b, l := newBroker(t), new(line)
+		startRelay(t, d, b, l, nil)
+		return storetest.Rig{
+			Open: func(t testing.TB) eventstore.Store {
+				return newHybrid(t, d.store(t, eventstore.DatabaseConfig{}), hybridConfig(b, l))
+			},
+			Begin: d.begin, Rows: d.rows, KafkaDown: l.cut, KafkaUp: l.mend,
+		}
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
+
 	"github.com/holdwall/outbox-relay/internal/verify"
 	"github.com/holdwall/outbox-relay/test/harness"
 	"github.com/holdwall/outbox-relay/test/load"
@@ -55,6 +57,38 @@ func replayed(t *testing.T, judge *verify.Report) {
 	}
 }
 
+// atWork tells the moment at which the state topic grows: most of a replay is
+// spent on the way to its transaction, and this is inside.
+func atWork(t *testing.T, r *rig.Rig, moment chan<- time.Time, over <-chan struct{}) {
+	cl, err := r.Kafka.Client()
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer cl.Close()
+	first := int64(-1)
+	for {
+		ends, err := kadm.NewClient(cl).ListEndOffsets(t.Context(), r.State)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		end, _ := ends.Lookup(r.State, 0)
+		if first < 0 {
+			first = end.Offset
+		}
+		if end.Offset > first {
+			moment <- time.Now()
+			return
+		}
+		select {
+		case <-over:
+			return
+		default:
+		}
+	}
+}
+
 // A replay that is killed with SIGKILL at random moments, again and again, while
 // rows and letters go on coming: every letter is replayed once. The last rounds
 // are left to end.
@@ -75,9 +109,17 @@ func TestReplayKilled(t *testing.T) {
 	whole := time.Since(began)
 	killed, ended := 0, 0
 	for killed < n {
-		moment := time.NewTimer(time.Duration(rng.Int64N(int64(whole))))
-		args := slices.Concat(jobs[rng.IntN(2)], []string{strconv.Itoa(5 + rng.IntN(40))})
-		out := harness.KillRelay(t, r.Bin, r.Env, moment.C, args...)
+		moment, over := make(chan time.Time, 1), make(chan struct{})
+		var watch sync.WaitGroup
+		if rng.IntN(2) == 0 {
+			time.AfterFunc(time.Duration(rng.Int64N(int64(whole))), func() { moment <- time.Now() })
+		} else {
+			watch.Go(func() { atWork(t, r, moment, over) })
+		}
+		args := slices.Concat(jobs[rng.IntN(2)], []string{strconv.Itoa(5 + rng.IntN(60))})
+		out := harness.KillRelay(t, r.Bin, r.Env, moment, args...)
+		close(over)
+		watch.Wait()
 		switch out.ExitCode {
 		case -1:
 			killed++

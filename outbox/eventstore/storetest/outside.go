@@ -65,7 +65,7 @@ func testWithoutKafka(t *testing.T, r Rig) {
 	if r.KafkaDown != nil {
 		r.KafkaDown(t)
 	}
-	ctx, cancel := context.WithTimeout(within(t), 5*time.Second)
+	ctx, cancel := context.WithTimeout(within(t), 2*time.Second)
 	defer cancel()
 	events := named("during")
 	version, err := s.Append(ctx, "s", eventstore.Exact(1), events...)
