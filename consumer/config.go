@@ -15,7 +15,7 @@ import (
 // Defaults of Config.
 const (
 	DefaultConcurrency      = 1
-	DefaultMaxInFlight      = 50_000
+	DefaultMaxInFlight      = 20_000
 	DefaultMaxInFlightBytes = 64 << 20
 	DefaultAttempts         = 5
 	DefaultCommitInterval   = time.Second

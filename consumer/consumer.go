@@ -86,7 +86,7 @@ func (c *Consumer) Run(ctx context.Context) error {
 	var workers, committer sync.WaitGroup
 	for range c.cfg.Concurrency {
 		workers.Go(func() {
-			w := &worker{c: c}
+			w := &worker{c: c, epoch: time.Now()}
 			w.work()
 		})
 	}

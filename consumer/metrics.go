@@ -44,7 +44,7 @@ type metrics struct {
 	unpublished prometheus.Counter
 	rewound     prometheus.Counter
 	unmarked    prometheus.Counter
-	duration    prometheus.Histogram
+	duration    *histogram
 	lag         *prometheus.GaugeVec
 	rebalances  *prometheus.CounterVec
 	commits     *prometheus.CounterVec
@@ -75,16 +75,16 @@ func newMetrics(reg prometheus.Registerer, group string, s *sched) *metrics {
 		unpublished: counter("unpublished_total", "Dead letters and retry copies that Kafka did not take; each is tried again."),
 		rewound:     counter("source_rewinds_total", "Times that a source's positions began anew, with HighWater; its mark was reset."),
 		unmarked:    counter("unmarked_total", "Events handled without a high-water mark, because they carry no position or come from too many sources."),
-		duration: f.NewHistogram(prometheus.HistogramOpts{
-			Name: "outbox_consumer_handler_duration_seconds", Help: "Duration of handler calls.",
-			Buckets: durations,
-		}),
+		duration:    newHistogram("outbox_consumer_handler_duration_seconds", "Duration of handler calls."),
 		lag: f.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "outbox_consumer_lag_records", Help: "Offsets between what is done and the end of the partition.",
 		}, []string{"topic", "partition"}),
 		rebalances: counters("rebalances_total", "Assignments and losses of partitions.", "kind", assigned, taken, lostName),
 		commits:    counters("commits_total", "Offset commits.", "result", "ok", "error"),
 		transacts:  counters("transactions_total", "Transactions of the transform mode.", "result", "committed", "aborted", "unknown"),
+	}
+	if reg != nil {
+		reg.MustRegister(m.duration)
 	}
 	skipped := counters("skipped_total", "Events that were not handed to the handler, or that it said were done before.", "why", skipNames[:]...)
 	for i, name := range skipNames {
@@ -102,25 +102,20 @@ func newMetrics(reg prometheus.Registerer, group string, s *sched) *metrics {
 	return m
 }
 
-// durations of handlers: from a function call to a minute.
-var durations = []float64{
-	0.00001, 0.0001, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60,
-}
-
 // tally counts for one worker what would cost a shared counter for each event.
 type tally struct {
 	ok       uint64
 	skipped  [skips]uint64
 	rewound  uint64
 	unmarked uint64
-	observed []time.Duration
+	calls    sample
 }
 
 func (t *tally) handled(d time.Duration, ok bool) {
 	if ok {
 		t.ok++
 	}
-	t.observed = append(t.observed, d)
+	t.calls.add(d)
 }
 
 func (t *tally) flush(m *metrics) {
@@ -138,10 +133,10 @@ func (t *tally) flush(m *metrics) {
 	if t.unmarked > 0 {
 		m.unmarked.Add(float64(t.unmarked))
 	}
-	for _, d := range t.observed {
-		m.duration.Observe(d.Seconds())
+	if t.calls.n > 0 {
+		m.duration.merge(&t.calls)
 	}
-	*t = tally{observed: t.observed[:0]}
+	*t = tally{}
 }
 
 // lags sets the gauges of all partitions that are assigned.

@@ -24,6 +24,11 @@ type worker struct {
 	nudge uint64 // of sched, when it was last asked
 	ev    Event  // scratch
 	tally tally
+
+	// One reading of the clock per event: the end of a call is the start of
+	// the next, within a run or a turn. 0 is no call before.
+	epoch time.Time
+	now   time.Duration
 }
 
 // outcome of one record.
@@ -38,6 +43,7 @@ const (
 func (w *worker) work() {
 	for {
 		q, r, ok := w.c.sched.take(w)
+		w.now = 0
 		switch {
 		case !ok:
 			return
@@ -123,6 +129,7 @@ func (w *worker) step(p *part, c *chunk, rec *kgo.Record, i int) bool {
 	case done:
 		return true
 	case again:
+		w.now = 0
 		w.c.sched.park(it, time.Now(), d)
 	default:
 		w.c.sched.dropItems([]item{it})
@@ -145,9 +152,14 @@ func (w *worker) attempt(it *item, failed int, first time.Time) (outcome, time.D
 		return w.letter(ctx, it, failure{reason: dlq.Decode, code: codeForeign, text: "the record was not written by a relay"})
 	}
 	ev.Attempt = ev.failed + failed + 1
-	start := time.Now()
+	start := w.now
+	if start == 0 {
+		start = time.Since(w.epoch)
+	}
 	err := w.call(ctx, ev)
-	w.tally.handled(time.Since(start), err == nil)
+	end := time.Since(w.epoch)
+	w.tally.handled(end-start, err == nil)
+	w.now = end
 	switch {
 	case err == nil:
 		return done, 0
@@ -172,6 +184,7 @@ func (w *worker) call(ctx context.Context, ev *Event) (err error) {
 
 // failed decides what follows an error: again, or a letter.
 func (w *worker) failed(ctx context.Context, it *item, err error, first time.Time) (outcome, time.Duration) {
+	w.now = 0 // a letter takes its time
 	ev, cfg := &w.ev, &w.c.cfg
 	var (
 		stack     *PanicError
