@@ -40,8 +40,10 @@ unit: ## tests that need no server; Postgres is used where it is found
 real: ## delivery claims on real Postgres and real Apache Kafka
 	OUTBOX_TEST_REAL=1 $(GO) test $(RACE) -count=1 -p 1 -timeout 8m ./test/harness ./test/load ./test/e2e ./test/chaos
 
-chaos: ## 200 SIGKILLs under load with two replicas, and one at every crash point
-	OUTBOX_TEST_REAL=1 OUTBOX_CHAOS_KILLS=200 $(GO) test -count=1 -timeout 60m -v -run 'Chaos|Crash|Killed' ./test/chaos
+chaos: ## long faults: 200 SIGKILLs, 50 of a replay, consumers for 5 minutes, Kafka away for one
+	OUTBOX_TEST_REAL=1 OUTBOX_CHAOS_KILLS=200 OUTBOX_CHAOS_REPLAY_KILLS=50 OUTBOX_CHAOS_PARK_ROUNDS=60 OUTBOX_CONSUMER_MINUTES=5 \
+	  $(GO) test -count=1 -timeout 60m -v -run 'Chaos|Crash|Killed|AtOnce|ConsumerMember' ./test/chaos
+	OUTBOX_TEST_REAL=1 OUTBOX_OUTAGE_SECONDS=60 $(GO) test -count=1 -timeout 20m -v -run 'Breaker' ./test/e2e
 
 bench: ## throughput and memory against pg_recvlogical, alternating runs
 	OUTBOX_TEST_REAL=1 $(GO) test -count=1 -timeout 60m -v -run '^TestBench' ./test/bench

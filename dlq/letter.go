@@ -30,6 +30,11 @@ const (
 	Handler           Reason = "handler" // a consumer's handler gave up
 )
 
+// Reasons are all of them.
+func Reasons() []Reason {
+	return []Reason{Decode, Schema, TooLarge, InvalidTopic, ReservedHeader, PartitionRange, UnauthorizedTopic, Refused, Manual, Parked, Handler}
+}
+
 // Stage says where on its way the row was stopped, in Connect's words.
 type Stage string
 

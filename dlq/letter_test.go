@@ -286,3 +286,32 @@ func TestTopics(t *testing.T) {
 		}
 	}
 }
+
+// A letter whose time is refused takes that of its sending, and keeps its own.
+func TestUndate(t *testing.T) {
+	at := time.Date(2020, 1, 2, 3, 4, 5, 678000, time.UTC)
+	for _, tc := range []struct {
+		name, header, value string
+		want                string
+	}{
+		{"created", outbox.HeaderCommitTS, "2020-01-02T03:05:05.000000Z", "2020-01-02T03:04:05.000678Z"},
+		{"of the commit", outbox.HeaderCommitTS, "2020-01-02T03:04:05.000678Z", ""},
+		{"clamped before", outbox.HeaderCreatedAt, "2019-01-01T00:00:00.000000Z", "2019-01-01T00:00:00.000000Z"},
+	} {
+		l := New(&kgo.Record{Topic: "events", Timestamp: at, Headers: []kgo.RecordHeader{
+			{Key: outbox.HeaderID, Value: []byte("1")}, {Key: tc.header, Value: []byte(tc.value)},
+		}}, fault.New(fault.RowRefused, "x"), at)
+		r := l.Record("dlq", 0)
+		Undate(r)
+		if last := r.Headers[len(r.Headers)-1].Key; !r.Timestamp.IsZero() || last != outbox.HeaderCheckpoint {
+			t.Errorf("%s: time %v, last header %s", tc.name, r.Timestamp, last)
+		}
+		again, err := Parse(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := again.Header(outbox.HeaderCreatedAt); got != tc.want {
+			t.Errorf("%s: created_at is %q", tc.name, got)
+		}
+	}
+}

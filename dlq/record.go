@@ -198,6 +198,28 @@ func (l *Letter) build(topic string) *kgo.Record {
 	return &kgo.Record{Topic: topic, Key: l.Key, Value: l.Value, Headers: h, Timestamp: l.Timestamp}
 }
 
+// Undate takes the time of its event from the record of a letter, for a topic
+// that refuses it: the record is then of the time of its sending, and so is a
+// replay of it. The time is kept in outbox.created_at, unless it is that of the
+// commit, which has a header of its own.
+func Undate(r *kgo.Record) {
+	at, last := r.Timestamp, len(r.Headers)-1
+	if at.IsZero() || last < 0 {
+		return
+	}
+	r.Timestamp = time.Time{}
+	for _, h := range r.Headers {
+		if h.Key == outbox.HeaderCreatedAt {
+			return
+		}
+		if commit, err := time.Parse(timeFormat, string(h.Value)); h.Key == outbox.HeaderCommitTS && err == nil && commit.UnixMilli() == at.UnixMilli() {
+			return
+		}
+	}
+	// The checkpoint stays last.
+	r.Headers = slices.Insert(slices.Clip(r.Headers), last, kgo.RecordHeader{Key: outbox.HeaderCreatedAt, Value: []byte(formatTime(at))})
+}
+
 func formatTime(t time.Time) string { return t.UTC().Format(timeFormat) }
 
 // sizeAtMost is an upper bound of the record's batch: each length prefix at

@@ -50,11 +50,11 @@ func newTargets(denied []string) *targets {
 // record, the second says that nothing was learned.
 func (t *targets) check(ctx context.Context, rec *kgo.Record, partition outbox.Partition) (no *fault.Error, err error) {
 	if !legal(rec.Topic) {
-		return fault.New(fault.RowTopic, "topic %.300q", rec.Topic).WithFix("outbox-relay dlq replay --to <topic>"), nil
+		return fault.New(fault.RowTopic, "topic %.300q", rec.Topic).WithFix("outbox-relay dlq replay --to <topic> <id>"), nil
 	}
 	if strings.HasPrefix(rec.Topic, "__") || slices.Contains(t.denied, rec.Topic) {
 		return fault.New(fault.RowTopicDenied, "topic %.300q is not for events", rec.Topic).
-			WithFix("outbox-relay dlq replay --to <topic>"), nil
+			WithFix("outbox-relay dlq replay --to <topic> <id>"), nil
 	}
 	to, err := t.get(ctx, rec.Topic)
 	switch {
@@ -70,6 +70,18 @@ func (t *targets) check(ctx context.Context, rec *kgo.Record, partition outbox.P
 		return fault.New(fault.RowTooLarge, "%d bytes, and topic %s takes %d", size, rec.Topic, to.maxBytes), nil
 	}
 	return nil, nil
+}
+
+// CheckTo tells whether letters may be sent to a topic at all, whatever they
+// are.
+func (r *Replayer) CheckTo(topic string) error {
+	switch {
+	case !legal(topic):
+		return fault.New(fault.CommandLine, "--to=%.300q is no name of a topic", topic).WithWhy("%s", fault.RowTopic.Fix)
+	case strings.HasPrefix(topic, "__") || slices.Contains(r.Denied, topic):
+		return fault.New(fault.CommandLine, "--to=%.300q is not for events", topic).WithWhy("%s", fault.RowTopicDenied.Why)
+	}
+	return nil
 }
 
 // legal tells whether Kafka allows the name of a topic.

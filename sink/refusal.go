@@ -25,6 +25,9 @@ type RefusedError struct {
 
 // Error names the answer and the topic.
 func (e *RefusedError) Error() string {
+	if len(e.Suspects) == 0 {
+		return fmt.Sprintf("records refused: %v", e.Err)
+	}
 	return fmt.Sprintf("%d records refused, topic %s: %v", len(e.Suspects), e.Suspects[0].Topic, e.Err)
 }
 

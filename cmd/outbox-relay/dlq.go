@@ -2,6 +2,9 @@ package main
 
 import (
 	"fmt"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/holdwall/outbox-relay/dlq"
@@ -30,9 +33,21 @@ type letterFilter struct {
 }
 
 func (f letterFilter) filter(ids []string, states ...dlq.State) (dlq.Filter, error) {
-	out := dlq.Filter{IDs: append(ids, f.ID...), Codes: f.Code, Aggregates: f.Aggregate, States: states}
+	out := dlq.Filter{IDs: append(ids, f.ID...), Aggregates: f.Aggregate, States: states}
 	for _, r := range f.Reason {
-		out.Reasons = append(out.Reasons, dlq.Reason(r))
+		// What is mistyped would match nothing, and nothing looks like good news.
+		reason := dlq.Reason(strings.ReplaceAll(strings.ToLower(r), "-", "_"))
+		if !slices.Contains(dlq.Reasons(), reason) {
+			return out, fault.New(fault.CommandLine, "--reason=%q is no reason", r).
+				WithWhy("reasons are %s", strings.Trim(fmt.Sprint(dlq.Reasons()), "[]")).WithFix("--reason=too_large")
+		}
+		out.Reasons = append(out.Reasons, reason)
+	}
+	for _, code := range f.Code {
+		if _, err := strconv.ParseUint(code, 10, 16); err == nil {
+			code = "OBX-" + code
+		}
+		out.Codes = append(out.Codes, strings.ToUpper(code))
 	}
 	for _, g := range f.Group {
 		if g == "-" {
@@ -44,25 +59,44 @@ func (f letterFilter) filter(ids []string, states ...dlq.State) (dlq.Filter, err
 	if out.Since, err = pointInTime("--since", f.Since); err != nil {
 		return out, err
 	}
-	out.Until, err = pointInTime("--until", f.Until)
-	return out, err
+	if out.Until, err = pointInTime("--until", f.Until); err != nil {
+		return out, err
+	}
+	if !out.Until.IsZero() && !out.Since.Before(out.Until) {
+		return out, fault.New(fault.CommandLine, "--until=%q is not after --since=%q", f.Until, f.Since).
+			WithWhy("no letter is that").WithFix("--since=3h --until=2h is the hour before the last two")
+	}
+	return out, nil
 }
 
 // pointInTime reads a time, a day, or how long ago it was.
 func pointInTime(flag, text string) (time.Time, error) {
+	return readTime(flag, text, time.Now())
+}
+
+func readTime(flag, text string, now time.Time) (time.Time, error) {
 	if text == "" {
 		return time.Time{}, nil
 	}
-	if ago, err := time.ParseDuration(text); err == nil {
-		return time.Now().Add(-ago), nil
+	if ago, err := time.ParseDuration(text); err == nil && ago >= 0 {
+		return now.Add(-ago), nil
 	}
-	for _, form := range []string{time.RFC3339, time.DateTime, time.DateOnly} {
+	for _, form := range []string{time.RFC3339, "2006-01-02T15:04:05", time.DateTime, time.DateOnly} {
 		if at, err := time.Parse(form, text); err == nil {
 			return at, nil
 		}
 	}
 	return time.Time{}, fault.New(fault.CommandLine, "%s=%q is no time", flag, text).
-		WithWhy("a time is as 2026-11-23T10:00:00Z, 2026-11-23 (UTC), or a duration back from now as 2h30m").WithFix("%s=2h", flag)
+		WithWhy("it is a point in time, UTC unless it says otherwise, or how long ago it was").
+		WithFix("%[1]s=2026-01-31T12:00:00Z, %[1]s=2026-01-31 or %[1]s=2h30m", flag)
+}
+
+// atLeastZero refuses a --max that means nothing.
+func atLeastZero(most int) error {
+	if most < 0 {
+		return fault.New(fault.CommandLine, "--max is %d", most).WithFix("--max=100, or --max=0 for all")
+	}
+	return nil
 }
 
 type dlqListCmd struct {
@@ -75,6 +109,9 @@ func (c *dlqListCmd) Run(a *app) error {
 	var states []dlq.State
 	if c.State != "all" {
 		states = []dlq.State{dlq.State(c.State)}
+	}
+	if err := atLeastZero(c.Max); err != nil {
+		return err
 	}
 	f, err := c.filter(nil, states...)
 	if err != nil {
@@ -131,7 +168,7 @@ type dlqReplayCmd struct {
 	FromTable     bool     `help:"Send the rows as they are in the outbox table now, as after a correction."`
 	IncludeParked bool     `help:"Replay parked letters too, if the relay does not hold their key back any more."`
 	MaxReplays    int      `default:"3" help:"Refuse events that were replayed so often and came back each time."`
-	Force         bool     `help:"Replay those too."`
+	Force         bool     `help:"Replay them, however often that was."`
 	selection
 }
 
@@ -139,13 +176,19 @@ type dlqReplayCmd struct {
 type selection struct {
 	Max    int  `help:"Take at most so many, in the order of their rows; 0: all." placeholder:"N"`
 	DryRun bool `help:"Only say what would be done."`
-	Yes    bool `help:"Yes, do it."`
+	Yes    bool `help:"Do it. A purge needs this, and a replay of more than 100 letters."`
 }
 
 func (c *dlqReplayCmd) Run(a *app) error {
 	job := dlq.Job{Action: dlq.Replayed, To: c.To, FromTable: c.FromTable, MaxReplays: c.MaxReplays}
-	if c.Force {
+	switch {
+	case c.MaxReplays < 1:
+		return fault.New(fault.CommandLine, "--max-replays is %d", c.MaxReplays).WithFix("--max-replays=3, or --force for any number")
+	case c.Force:
 		job.MaxReplays = 0
+	}
+	if err := atLeastZero(c.Max); err != nil {
+		return err
 	}
 	f, err := c.filter(c.IDs, dlq.StateOpen)
 	if err != nil {
@@ -156,7 +199,7 @@ func (c *dlqReplayCmd) Run(a *app) error {
 		return err
 	}
 	return d.change(a.ctx, change{
-		job: job, filter: f, named: len(c.IDs) > 0, includeParked: c.IncludeParked, selection: c.selection, sure: 100,
+		job: job, filter: f, includeParked: c.IncludeParked, selection: c.selection, sure: 100,
 	}, a.stdout, a.stderr, a.format)
 }
 
@@ -169,6 +212,9 @@ type dlqPurgeCmd struct {
 }
 
 func (c *dlqPurgeCmd) Run(a *app) error {
+	if err := atLeastZero(c.Max); err != nil {
+		return err
+	}
 	f, err := c.filter(c.IDs, dlq.StateOpen)
 	if err != nil {
 		return err
@@ -179,7 +225,7 @@ func (c *dlqPurgeCmd) Run(a *app) error {
 	}
 	return d.change(a.ctx, change{
 		job:    dlq.Job{Action: dlq.Purged, Because: c.Because},
-		filter: f, named: len(c.IDs) > 0, includeParked: c.IncludeParked, selection: c.selection,
+		filter: f, includeParked: c.IncludeParked, selection: c.selection,
 	}, a.stdout, a.stderr, a.format)
 }
 

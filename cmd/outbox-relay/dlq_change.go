@@ -21,10 +21,12 @@ type changed struct {
 	Parked   int          `json:"parked"`  // left to the relay
 	Waiting  int          `json:"waiting"` // for an earlier letter of their key
 	Letters  []changeView `json:"letters"`
+
+	taken int // of a dry run: how many of those that match
 }
 
-// changeView is a letter that stays open, and why; of a dry run, one that
-// would be taken.
+// changeView is a letter that stays open, and why; of a dry run also one that
+// would be taken, with the code and the reason that it has.
 type changeView struct {
 	ID     string   `json:"id"`
 	Group  string   `json:"group,omitempty"`
@@ -51,20 +53,20 @@ func (c *changed) add(r dlq.Result) {
 	}
 }
 
-// previewed bounds what a dry run lists.
+// previewed bounds what a dry run looks at.
 const previewed = 1000
 
-// preview lists what would be taken.
-func (d *letterDesk) preview(ctx context.Context, refs []dlq.Ref) ([]changeView, error) {
-	items, err := d.replayer.View.Fetch(ctx, refs[:min(len(refs), previewed)])
-	if err != nil {
-		return nil, err
-	}
-	views := make([]changeView, len(items))
-	for i, item := range items {
-		views[i] = changeView{ID: item.ID(), Group: item.Group, Topic: item.Topic, Letter: spotView(item.Where), Code: item.Code, Name: string(item.Reason)}
-	}
-	return views, nil
+// preview tells what would become of letters, one by one.
+func (d *letterDesk) preview(ctx context.Context, job dlq.Job, refs []dlq.Ref, sum *changed) error {
+	sum.taken = len(refs)
+	return d.replayer.Preview(ctx, job, refs[:min(len(refs), previewed)], func(i *dlq.Item, r dlq.Result) {
+		v := changeView{ID: r.ID, Group: r.Group, Topic: r.Topic, Letter: spotView(r.Where), Code: i.Code, Name: string(i.Reason)}
+		if r.Err != nil {
+			sum.Refused++
+			v.Code, v.Name, v.Detail, v.Fix = r.Err.Code.ID, r.Err.Code.Name, r.Err.Error(), r.Err.Remedy()
+		}
+		sum.Letters = append(sum.Letters, v)
+	})
 }
 
 func (c *changed) print(out, notes io.Writer, format string) error {
@@ -76,11 +78,15 @@ func (c *changed) print(out, notes io.Writer, format string) error {
 	}
 	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
 	for _, v := range c.Letters {
-		if c.DryRun {
+		if c.DryRun && v.Detail == "" {
 			fmt.Fprintf(w, "would be %s\t%s\t%s\t%s %s\n", c.Action, cell(v.ID, 64), cell(v.Topic, 60), v.Code, v.Name)
 			continue
 		}
-		fmt.Fprintf(w, "stays open\t%s\t%s\t%s\n", cell(v.ID, 64), cell(v.Topic, 60), cell(v.Detail, 300))
+		stays := "stays open"
+		if c.DryRun {
+			stays = "would stay open"
+		}
+		fmt.Fprintf(w, stays+"\t%s\t%s\t%s\n", cell(v.ID, 64), cell(v.Topic, 60), cell(v.Detail, 300))
 	}
 	if err := w.Flush(); err != nil {
 		return err
@@ -93,13 +99,16 @@ func (c *changed) print(out, notes io.Writer, format string) error {
 		}
 	}
 	if c.Parked > 0 {
-		fmt.Fprintf(notes, "%d parked letters are left to the relay: %s\n", c.Parked, fault.LetterParked.Why)
+		fmt.Fprintf(notes, "%d parked letters are left to the relay, which sends them on when the letter that blocks their key is replayed or purged: outbox-relay dlq list --aggregate <type>:<id>\n", c.Parked)
 	}
 	if c.Waiting > 0 {
 		fmt.Fprintf(notes, "%d letters wait for an earlier one of their key, and for what is parked behind that: replay or purge the earlier one, then run this again\n", c.Waiting)
 	}
 	if c.DryRun {
-		_, err := fmt.Fprintf(out, "%d letters would be %s\n", c.Matching, c.Action)
+		if c.taken > len(c.Letters) {
+			fmt.Fprintf(notes, "only the first %d of %d were looked at\n", len(c.Letters), c.taken)
+		}
+		_, err := fmt.Fprintf(out, "%d of %d letters would be %s, %d would stay open\n", c.taken-c.Refused, c.Matching, c.Action, c.Refused)
 		return err
 	}
 	_, err := fmt.Fprintf(out, "%d of %d letters %s, %d refused, %d closed by somebody else meanwhile\n", c.Done, c.Matching, c.Action, c.Refused, c.Closed)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 
 	"github.com/jackc/pgx/v5"
@@ -88,7 +89,6 @@ type change struct {
 	selection
 	job           dlq.Job
 	filter        dlq.Filter
-	named         bool // letters were named by id
 	includeParked bool
 	sure          int // up to so many without --yes
 }
@@ -97,6 +97,11 @@ type change struct {
 func (d *letterDesk) change(ctx context.Context, c change, out, notes io.Writer, format string) error {
 	if c.job.FromTable && d.replayer.Table == nil {
 		return fault.New(fault.ConfigMissing, "--from-table needs DATABASE_URL").WithFix("DATABASE_URL=postgres://user@host:5432/database")
+	}
+	if c.job.To != "" {
+		if err := d.replayer.CheckTo(c.job.To); err != nil {
+			return err
+		}
 	}
 	if err := d.reach(ctx, "dlq"); err != nil {
 		return err
@@ -108,8 +113,16 @@ func (d *letterDesk) change(ctx context.Context, c change, out, notes io.Writer,
 	var refs []dlq.Ref
 	order := dlq.Order{All: d.cfg.Outbox.ParkKeys}
 	sum := changed{Action: string(c.job.Action), DryRun: c.DryRun}
+	unmet := map[string]bool{} // ids that were asked for
+	for _, id := range c.filter.IDs {
+		unmet[id] = true
+	}
 	err = d.replayer.View.Letters(ctx, func(i *dlq.Item) error {
 		chosen := c.filter.Match(i)
+		if chosen && len(unmet) > 0 {
+			delete(unmet, i.ID())
+			delete(unmet, (&dlq.Mark{Letter: i.Where}).Key())
+		}
 		if chosen && i.Reason == dlq.Parked && held(i) {
 			sum.Parked++
 			chosen = false
@@ -126,8 +139,11 @@ func (d *letterDesk) change(ctx context.Context, c change, out, notes io.Writer,
 	if err != nil {
 		return err
 	}
-	if len(refs) == 0 && sum.Parked == 0 && c.named {
+	if len(refs) == 0 && sum.Parked == 0 && len(c.filter.IDs) > 0 {
 		return fault.New(fault.LetterUnknown, "no open letter has one of these ids")
+	}
+	for _, id := range slices.Sorted(maps.Keys(unmet)) {
+		fmt.Fprintf(notes, "%s no open letter of event %s\n", fault.LetterUnknown.ID, cell(id, 64))
 	}
 	if c.job.Action == dlq.Replayed {
 		overtaking := order.Overtaking()
@@ -142,8 +158,7 @@ func (d *letterDesk) change(ctx context.Context, c change, out, notes io.Writer,
 	}
 	switch {
 	case c.DryRun:
-		sum.Letters, err = d.preview(ctx, refs)
-		if err != nil {
+		if err := d.preview(ctx, c.job, refs, &sum); err != nil {
 			return err
 		}
 		return sum.print(out, notes, format)

@@ -191,7 +191,7 @@ func withoutSecrets(environ []string) []string {
 	var kept []string
 	for _, kv := range environ {
 		switch name, _, _ := strings.Cut(kv, "="); name {
-		case "KAFKA_SASL_PASSWORD", "OUTBOX_ADMIN_URL", "WEBHOOK_URL", "WEBHOOK_KEY", "WEBHOOK_OLD_KEY", "WEBHOOK_AUTH":
+		case "KAFKA_SASL_PASSWORD", "KAFKA_SASL_SESSION_TOKEN", "OUTBOX_ADMIN_URL", "WEBHOOK_URL", "WEBHOOK_KEY", "WEBHOOK_OLD_KEY", "WEBHOOK_AUTH":
 		default:
 			kept = append(kept, kv)
 		}

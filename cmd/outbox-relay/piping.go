@@ -53,7 +53,7 @@ func (s *piping) run(ctx context.Context, p *pipeline.Pipeline) error {
 	c := &p.Consumer
 	c.Client = append(opts, kgo.WithHooks(s.contact))
 	c.Name, c.Version, c.Registerer = c.Group, build().Version, s.reg
-	c.Logger = slog.New(zerolog.NewSlogHandler(s.log)).With("component", "consumer", "group", c.Group)
+	c.Logger = slog.New(zerolog.NewSlogHandler(s.log))
 	s.child = p.Child == nil
 
 	web := health.New(s.cfg.Health, health.About{Service: "outbox-relay-pipeline", Version: build().Version, Instance: instance()}, s.state, nil, s.reg)

@@ -17,13 +17,17 @@ type verifyCmd struct {
 
 func (c *verifyCmd) Run(a *app) error {
 	if !c.Data {
+		if c.Since != "" || c.TempDir != "" {
+			return fault.New(fault.CommandLine, "--since and --temp-dir are for --data").
+				WithWhy("without it Kafka is checked, and no row").WithFix("outbox-relay verify --data")
+		}
 		cfg, log, err := a.settings(config.NeedKafka)
 		if err != nil {
 			return err
 		}
 		return verifyKafka(a.ctx, cfg, a.stdout, a.format, log)
 	}
-	since, err := parseSince(c.Since, time.Now())
+	since, err := pointInTime("--since", c.Since)
 	if err != nil {
 		return err
 	}
@@ -33,22 +37,4 @@ func (c *verifyCmd) Run(a *app) error {
 	}
 	bar := newProgress(a.stderr, terminal(a.stderr) && !has(a.environ, "NO_COLOR"))
 	return verifyData(a.ctx, cfg, dataCheck{since: since, limit: max(0, c.Limit), wait: max(0, c.Wait), tempDir: c.TempDir, bar: bar}, a.stdout, a.format, log)
-}
-
-// parseSince reads a point in time, or how long ago it was.
-func parseSince(text string, now time.Time) (time.Time, error) {
-	if text == "" {
-		return time.Time{}, nil
-	}
-	if d, err := time.ParseDuration(text); err == nil && d >= 0 {
-		return now.Add(-d), nil
-	}
-	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05", time.DateTime, time.DateOnly} {
-		if t, err := time.Parse(layout, text); err == nil {
-			return t, nil
-		}
-	}
-	return time.Time{}, fault.New(fault.CommandLine, "--since=%q is no time", text).
-		WithWhy("it is a point in time, UTC unless it says otherwise, or how long ago it was").
-		WithFix("--since=2026-01-31T12:00:00Z, --since=2026-01-31 or --since=24h")
 }

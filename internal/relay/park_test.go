@@ -116,7 +116,7 @@ func (w *world) look(_ context.Context, held []dlq.Held) ([]dlq.Release, error) 
 			case err != nil:
 				return nil, err
 			case m.closed[rec.Offset] || !r.Done:
-			case l.Reason != dlq.Parked || len(r.Letters) == 3:
+			case l.Reason != dlq.Parked || len(r.Letters) == max(w.most, 3):
 				r.Done = false
 			default:
 				r.Letters = append(r.Letters, dlq.HeldLetter{Letter: l, At: dlq.Spot{Topic: lettersTopic, Offset: rec.Offset}})
@@ -409,9 +409,10 @@ func TestLetterRate(t *testing.T) {
 		refused bool
 	}{{0, 6, false}, {30 * time.Second, 4, false}, {29 * time.Second, 1, true}, {time.Second, 5, false}, {time.Second, 1, true}, {time.Hour, 10, false}, {0, 0, false}} {
 		now = now.Add(step.after)
-		if err := r.add(now, 100, step.letters, 10); fault.Has(err, fault.LetterFlood) != step.refused {
+		if err := r.check(now, 100, step.letters, 10); fault.Has(err, fault.LetterFlood) != step.refused {
 			t.Errorf("%+v: %v", step, err)
 		}
+		r.count(now, 100, step.letters)
 	}
 }
 

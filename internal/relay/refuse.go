@@ -25,7 +25,7 @@ import (
 // again, and the row at that place becomes a letter.
 func (r *Relay) suspect(ctx context.Context, err error) (learned bool) {
 	refused := (*sink.RefusedError)(nil)
-	if r.Probe == nil || !errors.As(err, &refused) {
+	if r.Probe == nil || !errors.As(err, &refused) || len(refused.Suspects) == 0 {
 		return false
 	}
 	if refused.Code == fault.RowTooLarge && !r.again(refused.Suspects) {
@@ -52,13 +52,28 @@ func (r *Relay) suspect(ctx context.Context, err error) (learned bool) {
 		if !ok {
 			continue
 		}
-		if r.refusedRows == nil {
-			r.refusedRows = map[dlq.Place]error{}
+		isLetter := r.Letters != nil && rec.Topic == r.Letters.Topic
+		line := log.Warn().Str("lsn", place.LSN.String()).Uint64("ord", place.Ordinal).Int("tries", tries)
+		switch {
+		case isLetter && r.undated[place]:
+			line.Msg("dead letter refused, and nothing else can be done with its row: look at the settings of its topic")
+		case isLetter:
+			// It has the time of its event, and its topic may be as particular
+			// about that as the one that was meant.
+			if r.undated == nil {
+				r.undated = map[dlq.Place]bool{}
+			}
+			r.undated[place], learned = true, true
+			line.Msg("dead letter refused, it is tried with the time of its sending")
+		default:
+			if r.refusedRows == nil {
+				r.refusedRows = map[dlq.Place]error{}
+			}
+			r.refusedRows[place], learned = fault.New(refused.Code, "a broker refused it: %v", refused.Err), true
+			line.Msg("record refused, it becomes a dead letter")
 		}
-		r.refusedRows[place] = fault.New(refused.Code, "a broker refused it: %v", refused.Err)
-		log.Warn().Str("lsn", place.LSN.String()).Uint64("ord", place.Ordinal).Int("tries", tries).Msg("record refused, it becomes a dead letter")
 	}
-	return true
+	return learned
 }
 
 // again tells whether one of the records was refused before, and notes them.

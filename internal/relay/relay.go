@@ -102,6 +102,7 @@ type Relay struct {
 	opened      sink.Session        // the newest
 	suspected   map[dlq.Place]bool  // rows of batches that were too large once
 	refusedRows map[dlq.Place]error // rows that a broker refuses, to become letters
+	undated     map[dlq.Place]bool  // rows whose letters it refuses with the time of their event
 	rate        letterRate
 }
 

@@ -89,31 +89,82 @@ func (s *session) follow(ctx context.Context) error {
 // release sends on what was parked.
 func (s *session) release(ctx context.Context, plan release) error {
 	defer close(plan.done)
+	behind, err := s.sendOn(ctx, plan.keys)
+	if err != nil || !behind {
+		return err
+	}
+	// Rows of a key came while follow looked, and were parked: a key that never
+	// rests would be parked for good. Nothing is sent while we look here, so
+	// what is seen now is all. follow waits for the plan, the look is ours.
+	lctx, cancel := context.WithTimeout(ctx, catchUp)
+	defer cancel()
+	keys, err := s.Letters.Look(lctx, *s.held.Load())
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if err != nil {
+		s.log.Debug().Err(err).Msg("the rest of the parked letters is looked for later")
+		return nil
+	}
+	_, err = s.sendOn(ctx, keys)
+	return err
+}
+
+// catchUp is how long rows may have to wait for a look at parked letters.
+const catchUp = 5 * time.Second
+
+// sendOn sends what was found of parked keys. It tells whether one of them
+// would be free, had not more of it been parked since.
+func (s *session) sendOn(ctx context.Context, keys []dlq.Release) (behind bool, err error) {
 	g := &group{pos: s.last.Pos, lastTx: s.last.LastTx}
 	changed := false
-	for _, r := range plan.keys {
+	for _, r := range keys {
 		k := s.triage.parked[r.Hash]
 		if k == nil {
 			continue
 		}
 		whole, err := s.onward(ctx, g, k, r.Letters)
-		if err != nil {
-			return err
-		}
-		if whole && r.Done && r.Seen == k.Letters {
+		switch {
+		case err != nil:
+			return false, err
+		case !whole || !r.Done:
+		case r.Seen == k.Letters:
 			s.triage.unpark(r.Hash)
 			changed = true
+		default:
+			behind = true
 		}
 	}
 	if !changed && len(g.marks) == 0 {
-		return nil
+		return behind, nil
 	}
 	n := len(g.released)
 	if err := s.deliver(ctx, g, ""); err != nil {
-		return err
+		return false, err
 	}
 	s.Metrics.released(n)
 	s.log.Info().Int("events", n).Int("parked_keys", len(s.triage.order)).Msg("parked letters sent on")
+	return behind, nil
+}
+
+// makeRoom releases before the first row where as many keys are parked as can
+// be: the row that halted the session before comes again at once, and would
+// halt this one too, whatever was done about the letters meanwhile.
+func (s *session) makeRoom(ctx context.Context) error {
+	for s.Letters != nil && s.Letters.Look != nil && len(s.triage.order) == maxParked {
+		keys, err := s.Letters.Look(ctx, *s.held.Load())
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err != nil {
+			s.log.Warn().Err(err).Msg("parked letters cannot be looked for")
+			return nil
+		}
+		before := s.last.Seq
+		if err := s.release(ctx, release{keys: keys, done: make(chan struct{})}); err != nil || s.last.Seq == before {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -142,6 +193,7 @@ func (s *session) onward(ctx context.Context, g *group, k *parkedKey, letters []
 			if rec, err = s.Letters.Write(ctx, s.info, rec, refusal); err != nil {
 				return false, err
 			}
+			s.triage.undate(rec)
 			mark.Action, mark.Topic, mark.Because = dlq.Purged, "", "a broker refused it; a newer letter of the event says why"
 			k.Letters++
 		case s.info.Catalog != nil:

@@ -112,6 +112,9 @@ func (s *session) run(ctx, soft context.Context) error {
 		}
 		s.accepted = true
 	}
+	if err := s.makeRoom(ctx); err != nil {
+		return err
+	}
 	s.src.Resume(from.resume)
 	s.Metrics.guarantee(s.info.Degraded)
 	s.state(Streaming, nil)
@@ -345,7 +348,7 @@ func (s *session) commit(ctx context.Context, g *group, ck checkpoint.Checkpoint
 	if no := (*sink.RefusedError)(nil); errors.As(err, &no) {
 		// The batches behind the first that is refused are not judged any more:
 		// one search for all.
-		no.Suspects = s.triage.events(g)
+		no.Suspects = append(g.records[:len(g.records):len(g.records)], g.released...)
 	}
 	return err
 }

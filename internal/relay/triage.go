@@ -43,7 +43,12 @@ type triage struct {
 	*Letters
 	sess    sink.Session
 	refused map[dlq.Place]error // of the relay: it outlives the session
+	undated map[dlq.Place]bool  // likewise
 	rate    *letterRate         // likewise
+
+	// Of the group under way; they count once it is committed, or each attempt
+	// to send it would count.
+	rows, faults int
 
 	parked map[string]*parkedKey
 	order  []*parkedKey // as they were parked
@@ -55,7 +60,7 @@ type parkedKey struct {
 }
 
 func (r *Relay) newTriage(base checkpoint.Checkpoint, sess sink.Session) *triage {
-	t := &triage{Letters: r.Letters, sess: sess, refused: r.refusedRows, rate: &r.rate, parked: map[string]*parkedKey{}}
+	t := &triage{Letters: r.Letters, sess: sess, refused: r.refusedRows, undated: r.undated, rate: &r.rate, parked: map[string]*parkedKey{}}
 	for _, k := range base.Parked {
 		t.keep(&parkedKey{ParkedKey: k})
 	}
@@ -95,7 +100,8 @@ func (t *triage) sort(ctx context.Context, g *group) error {
 			}
 		}
 	}
-	return t.rate.add(time.Now(), len(g.records), faults, t.MaxPerMinute)
+	t.rows, t.faults = len(g.records), faults
+	return t.rate.check(time.Now(), t.rows, t.faults, t.MaxPerMinute)
 }
 
 // judge returns the letter that a record is, or has to become, or nil. A letter
@@ -117,7 +123,15 @@ func (t *triage) judge(ctx context.Context, rec *kgo.Record) (letter *kgo.Record
 	if letter == nil || err != nil {
 		return nil, false, err
 	}
+	t.undate(letter)
 	return letter, blocks, t.park(letter)
+}
+
+// undate gives a letter that was refused as it is the time of its sending.
+func (t *triage) undate(letter *kgo.Record) {
+	if place, ok := dlq.PlaceOf(letter.Headers); ok && t.undated[place] {
+		dlq.Undate(letter)
+	}
 }
 
 // refusal is why a broker refused the row of a record, or nil.
@@ -184,22 +198,13 @@ func (t *triage) keys() []checkpoint.ParkedKey {
 
 // committed notes where letters are, which only the broker knew.
 func (t *triage) committed() {
+	t.rate.count(time.Now(), t.rows, t.faults)
+	t.rows, t.faults = 0, 0
 	for _, k := range t.order {
 		if k.first != nil {
 			k.Partition, k.Offset, k.first = k.first.Partition, k.first.Offset, nil
 		}
 	}
-}
-
-// events are the records of a group that are no letters.
-func (t *triage) events(g *group) []*kgo.Record {
-	out := make([]*kgo.Record, 0, len(g.records)+len(g.released))
-	for _, r := range append(g.records[:len(g.records):len(g.records)], g.released...) {
-		if t.Letters == nil || r.Topic != t.Topic {
-			out = append(out, r)
-		}
-	}
-	return out
 }
 
 func forbidden(letter *kgo.Record) error {
@@ -219,9 +224,8 @@ type letterRate struct {
 	}
 }
 
-// add counts a group that is about to be sent, and refuses it if that would be
-// too many letters in a minute.
-func (r *letterRate) add(now time.Time, rows, letters, most int) error {
+// count counts a group that was committed.
+func (r *letterRate) count(now time.Time, rows, letters int) {
 	sec := now.Unix()
 	slot := &r.seconds[sec%60]
 	if slot.at != sec {
@@ -229,10 +233,15 @@ func (r *letterRate) add(now time.Time, rows, letters, most int) error {
 	}
 	slot.rows += rows
 	slot.letters += letters
+}
+
+// check refuses a group that is about to be sent, if that would be too many
+// letters in a minute.
+func (r *letterRate) check(now time.Time, rows, letters, most int) error {
 	if most <= 0 || letters == 0 {
 		return nil
 	}
-	var allRows, allLetters int
+	sec, allRows, allLetters := now.Unix(), rows, letters
 	for _, s := range r.seconds {
 		if sec-s.at < 60 {
 			allRows += s.rows

@@ -81,6 +81,7 @@ type world struct {
 	errs map[string][]error
 	// refuses is what a broker says to a record.
 	refuses func(*kgo.Record) error
+	most    int // letters of a key in one look
 	// stall holds Commit up before anything happens.
 	stall func(context.Context) error
 }

@@ -28,16 +28,16 @@ var judged = []verify.Property{
 // letters against the rows: exactly those, each with its reason; the properties
 // of order hold over all that is left.
 func TestPoisonUnderLoad(t *testing.T) {
-	ctx := within(t, time.Minute)
+	ctx := within(t, 2*time.Minute)
 	kinds := []load.Poison{
-		load.Oversize, load.IllegalTopic, load.DeniedTopic, load.ReservedHeader, load.Undecodable, load.PartitionRange,
+		load.Oversize, load.IllegalTopic, load.DeniedTopic, load.ReservedHeader, load.Undecodable, load.PartitionRange, load.Ancient,
 	}
-	r := rig.New(t, rig.Config{EventSettings: map[string]string{"max.message.bytes": "65536"}})
+	r := rig.New(t, rig.Config{EventSettings: map[string]string{"max.message.bytes": "65536", "message.timestamp.before.max.ms": aDay}})
 	r.Init(t)
 	judge := r.Judge(t)
 	rig.AwaitStreaming(t, r.Serve(t, nil))
 	totals := r.Written(ctx, t, load.Config{
-		Seed: 1, Transactions: 1500, LargeRows: 1000, Mix: certain, Poisons: kinds, PoisonShare: 0.06, OversizeBytes: 70_000,
+		Seed: 1, Transactions: 1500, LargeRows: 1000, Mix: certain, Poisons: kinds, PoisonShare: 0.07, OversizeBytes: 70_000,
 	})
 	r.AwaitCaughtUp(ctx, t)
 	t.Log(totals)
