@@ -21,6 +21,8 @@ type Consumer struct {
 	started chan struct{}
 	once    sync.Once
 
+	failures failures
+
 	mu    sync.Mutex
 	parts map[string]map[int32]*part
 	end   context.CancelCauseFunc // of Run

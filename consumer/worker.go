@@ -210,7 +210,11 @@ func (w *worker) failed(ctx context.Context, it *item, err error, first time.Tim
 	if errors.As(err, &later) {
 		d = later.after
 	}
-	w.c.log.Debug("handler failed, and is tried again", append(where(ev), slog.Int("attempt", ev.Attempt), slog.Duration("backoff", d), slog.Any("error", err))...)
+	level, attrs := slog.LevelDebug, append(where(ev), slog.Int("attempt", ev.Attempt), slog.Duration("backoff", d), slog.String("error", cfg.ErrorText(err)))
+	if unsaid, ok := w.c.failures.say(time.Now()); ok {
+		level, attrs = slog.LevelWarn, append(attrs, slog.Int("more", unsaid))
+	}
+	w.c.log.Log(ctx, level, "handler failed, and is tried again", attrs...)
 	if cfg.RetryTopic == "" {
 		w.c.metrics.retries.WithLabelValues(retryInPlace).Inc()
 		return again, d

@@ -82,13 +82,26 @@ type wireMark struct {
 func (m *Mark) Key() string { return markKey(m.ID, m.Group, m.Letter.Partition, m.Letter.Offset) }
 
 func markKey(id, group string, partition int32, offset int64) string {
-	if id == "" {
+	if id = shortID(id); id == "" {
 		id = "letter/" + strconv.Itoa(int(partition)) + "/" + strconv.FormatInt(offset, 10)
 	}
 	if group != "" {
 		return id + "@" + group
 	}
 	return id
+}
+
+// maxID is how long an id may be to stand in a mark as it is. Nothing bounds the
+// ids of a table but max.message.bytes of the events, and a mark, which has the
+// id twice, has to fit too: a parked letter without one could never be sent on.
+const maxID = 1024
+
+// shortID is what stands for an id in a mark.
+func shortID(id string) string {
+	if len(id) <= maxID {
+		return id
+	}
+	return "sha256/" + hash([]byte(id))
 }
 
 // Closes tells whether the mark, being the newest of a letter's key, says that
@@ -112,7 +125,7 @@ func (m *Mark) Record(topic string) (*kgo.Record, error) {
 		return nil, fmt.Errorf("encode mark: %w", err)
 	}
 	w := wireMark{
-		V: markVersion, ID: m.ID, Group: m.Group, Action: m.Action, At: m.At.UTC(), By: m.By, Attempts: m.Attempts,
+		V: markVersion, ID: shortID(m.ID), Group: m.Group, Action: m.Action, At: m.At.UTC(), By: m.By, Attempts: m.Attempts,
 		Letter: wireSpot(m.Letter), Topic: m.Topic, Because: m.Because, Code: m.Code,
 	}
 	if !m.NextAt.IsZero() {

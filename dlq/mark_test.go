@@ -3,11 +3,14 @@ package dlq
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/holdwall/outbox-relay/outbox"
 )
 
 func testMarks() map[string]Mark {
@@ -231,4 +234,27 @@ func FuzzParse(f *testing.F) {
 func testLetterRecord() *kgo.Record {
 	l := consumerLetter()
 	return l.Record("t", 0)
+}
+
+// The id of a mark is bounded, whatever the table holds.
+func TestMarkOfLongID(t *testing.T) {
+	long := strings.Repeat("x", 600<<10)
+	m := Mark{ID: long, Action: Purged, At: testTime.Truncate(time.Microsecond), Letter: Spot{Topic: "dlq", Partition: 1, Offset: 7}}
+	r, err := m.Record("dlq.state")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := len(r.Key) + len(r.Value); n > 4096 {
+		t.Fatalf("%d bytes", n)
+	}
+	got, err := ParseMark(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := marks{}
+	all.set(&got)
+	l := Letter{Headers: []kgo.RecordHeader{{Key: outbox.HeaderID, Value: []byte(long)}}}
+	if all.of(&l, m.Letter).Open {
+		t.Error("the letter is open")
+	}
 }

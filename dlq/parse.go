@@ -10,6 +10,17 @@ import (
 	"github.com/holdwall/outbox-relay/outbox"
 )
 
+// ReasonOf returns the reason that a letter's record gives, without looking at
+// the rest of it.
+func ReasonOf(r *kgo.Record) Reason {
+	for _, h := range r.Headers {
+		if h.Key == headerReason {
+			return Reason(h.Value)
+		}
+	}
+	return ""
+}
+
 // Parse reads a letter back from its record. Headers that are not of the
 // envelope are the original's, in their order, whoever wrote them.
 func Parse(r *kgo.Record) (Letter, error) {

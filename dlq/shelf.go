@@ -48,10 +48,18 @@ type Release struct {
 // fetched when their turn comes.
 type Shelf struct {
 	Topic string
+	// Relay is whose letters they are, by its name; "": everybody's. What
+	// another relay has parked in the same topic is not ours to send on.
+	Relay string
 	// Options make one client, see View.
 	Options func() ([]kgo.Opt, error)
-	// MaxLetters bounds what one Look returns.
+	// MaxLetters bounds what one Look returns, and so does MaxBytes, but for a
+	// single letter.
 	MaxLetters int
+	MaxBytes   int
+	// Forgive takes letters that are no longer in their topic for dealt with.
+	// Otherwise their keys are held for good.
+	Forgive bool
 
 	cl      *kgo.Client
 	letters map[int32]int64 // read up to
@@ -61,12 +69,14 @@ type Shelf struct {
 	// held.
 	recent map[string]Mark
 	order  []string
+	turn   int  // whose letters come first
 	missed bool // a reading brought more marks than recent has room for
 }
 
 const (
-	recentMarks       = 10_000
-	defaultMaxLetters = 2_000
+	recentMarks = 10_000
+	// DefaultMaxLetters is for a zero MaxLetters.
+	DefaultMaxLetters = 2_000
 )
 
 type heldKey struct {
@@ -81,20 +91,33 @@ type line struct {
 	parked    bool
 	partition int32
 	offset    int64
+	size      int
 	settled   bool // by a mark
 }
 
 // Look reads on, and says what may go on of the held keys: the letters behind a
-// blocking one that was replayed or purged, up to the next that was not.
+// blocking one that was replayed or purged, up to the next that was not. With an
+// error of code ParkedGone what is returned may go on all the same.
 func (s *Shelf) Look(ctx context.Context, held []Held) ([]Release, error) {
 	if err := s.read(ctx, held); err != nil {
 		s.forget()
 		return nil, kafka.Classify("look for letters to release", err)
 	}
-	left := cmp.Or(s.MaxLetters, defaultMaxLetters)
+	left, room := cmp.Or(s.MaxLetters, DefaultMaxLetters), cmp.Or(s.MaxBytes, maxBatchSize)
 	var out []Release
-	for _, h := range held {
-		r, lines, ok := s.keys[h.Hash].release(h, left)
+	var gone error
+	for i := range held {
+		// Not always the same first: one whose letters cannot be sent would
+		// keep all others waiting.
+		h := held[(s.turn+i)%len(held)]
+		k := s.keys[h.Hash]
+		if seen := uint64(len(k.letters)); seen < h.Letters && !s.Forgive {
+			// All of them were committed before they were counted. One that is
+			// not there may be one that blocks.
+			gone = fault.New(fault.ParkedGone, "%d of %d letters of a parked key are not in topic %s", h.Letters-seen, h.Letters, s.Topic)
+			continue
+		}
+		r, lines, ok := k.release(h, left, room)
 		if !ok {
 			continue
 		}
@@ -105,20 +128,21 @@ func (s *Shelf) Look(ctx context.Context, held []Held) ([]Release, error) {
 		}
 		r.Letters = letters
 		out = append(out, r)
-		if left -= len(lines); left <= 0 {
+		left -= len(lines)
+		for _, l := range lines {
+			room -= l.size
+		}
+		if left <= 0 || room <= 0 {
+			s.turn = (s.turn + i + 1) % len(held)
 			break
 		}
 	}
-	return out, nil
+	return out, gone
 }
 
 // release decides about one key.
-func (k *heldKey) release(h Held, most int) (Release, []line, bool) {
-	r := Release{Hash: h.Hash, Seen: uint64(len(k.letters))}
-	if r.Seen < h.Letters {
-		// A letter that is not seen may be one that blocks.
-		return r, nil, false
-	}
+func (k *heldKey) release(h Held, most, room int) (Release, []line, bool) {
+	r := Release{Hash: h.Hash, Seen: max(uint64(len(k.letters)), h.Letters)}
 	slices.SortFunc(k.letters, func(a, b line) int {
 		return cmp.Or(a.place.Compare(b.place), cmp.Compare(a.offset, b.offset))
 	})
@@ -126,10 +150,11 @@ func (k *heldKey) release(h Held, most int) (Release, []line, bool) {
 	for _, l := range k.letters {
 		switch {
 		case l.settled:
-		case !l.parked || len(free) == most:
+		case !l.parked || len(free) == most || len(free) > 0 && l.size > room:
 			return r, free, len(free) > 0
 		default:
 			free = append(free, l)
+			room -= l.size
 		}
 	}
 	r.Done = true
@@ -197,7 +222,8 @@ func (s *Shelf) read(ctx context.Context, held []Held) error {
 		if !ok || s.keys[hash] == nil || !fresh[hash] && r.Offset < before[r.Partition] {
 			return nil
 		}
-		return s.keys[hash].add(r, s.recent)
+		s.keys[hash].add(r, s.Relay, s.recent)
+		return nil
 	})
 	if err != nil {
 		return err
@@ -238,24 +264,23 @@ func (s *Shelf) read(ctx context.Context, held []Held) error {
 	return err
 }
 
-func (k *heldKey) add(r *kgo.Record, recent map[string]Mark) error {
+func (k *heldKey) add(r *kgo.Record, relay string, recent map[string]Mark) {
 	l, err := Parse(r)
 	if err != nil {
-		return err
+		return // Kafka Connect's, say. If it was ours, it is missed in the count
 	}
 	place, ok := PlaceOf(l.Headers)
-	if !ok || l.Group != "" || place.Compare(k.from) < 0 {
-		return nil // of another writer, or from before the key was held
+	if !ok || l.Group != "" || relay != "" && l.Relay != relay || place.Compare(k.from) < 0 {
+		return // of another writer, or from before the key was held
 	}
 	entry := line{
 		place: place, mark: markKey(l.ID(), "", r.Partition, r.Offset),
-		parked: l.Reason == Parked, partition: r.Partition, offset: r.Offset,
+		parked: l.Reason == Parked, partition: r.Partition, offset: r.Offset, size: sizeAtMost(r),
 	}
 	if m, ok := recent[entry.mark]; ok {
 		entry.settled = m.Closes(r.Partition, r.Offset)
 	}
 	k.letters = append(k.letters, entry)
-	return nil
 }
 
 func (s *Shelf) remember(key string, m Mark) {

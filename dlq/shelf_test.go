@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pglogrepl"
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -174,7 +175,9 @@ func TestShelf(t *testing.T) {
 			ask("the first one is dealt with", "a: a-20 a-40 done", a)
 			ask("asked again", "a: a-20 a-40 done", a)
 			a.Letters = 5
-			ask("a letter is not there yet", "", a)
+			if got, err := s.Look(t.Context(), []Held{a}); !fault.Has(err, fault.ParkedGone) || len(got) != 0 {
+				t.Errorf("a letter is not there: %v, %v", got, err)
+			}
 			r.letter(t, "a", 50, fault.RowRefused)
 			ask("it is there and blocks", "a: a-20 a-40", a)
 			r.mark(t, "a-20", Released, kgo.TryCommit)
@@ -191,6 +194,74 @@ func TestShelf(t *testing.T) {
 			ask("a key that is no longer held", "b: b-61 done", b)
 		})
 	}
+}
+
+// Letters that are gone hold back no other key, and with Forgive not even theirs.
+func TestShelfWithoutLetters(t *testing.T) {
+	r := newRoom(t, 1)
+	s := &Shelf{Topic: "dlq", Options: r.options}
+	defer s.Close()
+	for _, key := range []string{"a", "b"} {
+		r.letter(t, key, 10, fault.RowHeader)
+		r.letter(t, key, 11, fault.RowParked)
+		r.letter(t, key, 12, fault.RowParked)
+		r.mark(t, key+"-10", Replayed, kgo.TryCommit)
+	}
+	a, b := r.held("a", 10, 3, true), r.held("b", 10, 3, true)
+	if _, err := kadm.NewClient(r.cl).DeleteRecords(t.Context(), kadm.Offsets{"dlq": {0: {Topic: "dlq", At: r.at["a-11"].Offset}}}); err != nil {
+		t.Fatal(err)
+	}
+	got, err := s.Look(t.Context(), []Held{a, b})
+	if !fault.Has(err, fault.ParkedGone) || len(got) != 1 || got[0].Hash != b.Hash || len(got[0].Letters) != 2 {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	s.Forgive = true
+	expect(t, "forgiven", "a: a-11 a-12 done, b: b-11 b-12 done", look(t, s, a, b))
+}
+
+// What cannot be sent of one key does not use up the room of the others, and
+// neither do large letters the memory.
+func TestShelfTakesTurns(t *testing.T) {
+	r := newRoom(t, 1)
+	s := &Shelf{Topic: "dlq", Options: r.options, MaxBytes: 1}
+	defer s.Close()
+	for _, key := range []string{"a", "b"} {
+		r.letter(t, key, 10, fault.RowHeader)
+		r.letter(t, key, 11, fault.RowParked)
+		r.letter(t, key, 12, fault.RowParked)
+		r.mark(t, key+"-10", Replayed, kgo.TryCommit)
+	}
+	a, b := r.held("a", 10, 3, true), r.held("b", 10, 3, true)
+	expect(t, "first", "a: a-11", look(t, s, a, b))
+	expect(t, "second", "b: b-11", look(t, s, a, b))
+	expect(t, "third", "a: a-11", look(t, s, a, b))
+}
+
+// Another relay may have letters of the same key in the same topic, and Connect
+// such that are none of ours.
+func TestShelfIgnoresOthers(t *testing.T) {
+	r := newRoom(t, 1)
+	s := &Shelf{Topic: "dlq", Relay: "mine", Options: r.options}
+	defer s.Close()
+	write := func(relay, id string, reason Reason, lsn pglogrepl.LSN) {
+		rec := (&Letter{
+			Key: []byte("a"), Value: []byte(id), Reason: reason, Relay: relay, Attempts: 1, FirstAt: testTime, At: testTime,
+			Headers: []kgo.RecordHeader{
+				{Key: outbox.HeaderID, Value: []byte(id)},
+				{Key: outbox.HeaderTimeline, Value: []byte("1")},
+				{Key: outbox.HeaderLSN, Value: []byte(lsn.String())},
+				{Key: outbox.HeaderOrdinal, Value: []byte("1")},
+			},
+		}).Record("dlq", 0)
+		r.transaction(t, kgo.TryCommit, rec)
+		r.at[id] = Spot{Topic: "dlq", Partition: rec.Partition, Offset: rec.Offset}
+	}
+	write("mine", "a-10", Decode, 10)
+	write("theirs", "x", Parked, 11)
+	r.transaction(t, kgo.TryCommit, &kgo.Record{Topic: "dlq", Key: []byte("a"), Headers: []kgo.RecordHeader{{Key: headerErrTopic, Value: []byte("y")}}})
+	write("mine", "a-12", Parked, 12)
+	r.mark(t, "a-10", Replayed, kgo.TryCommit)
+	expect(t, "mine alone", "a: a-12 done", look(t, s, r.held("a", 10, 2, true)))
 }
 
 // What one look returns is bounded, and the rest comes with the next.

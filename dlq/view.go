@@ -159,7 +159,7 @@ func (v *View) Marks(ctx context.Context, id string) ([]Mark, error) {
 			return nil
 		}
 		m, err := ParseMark(r)
-		if err == nil && m.ID == id {
+		if err == nil && m.ID == shortID(id) {
 			all = append(all, m)
 		}
 		return err
@@ -239,9 +239,25 @@ func stableEnds(ctx context.Context, adm *kadm.Client, topic string) (map[int32]
 		err = listed.Error()
 	}
 	if err != nil {
-		return nil, kafka.Classify(fmt.Sprintf("find the end of topic %s", topic), err)
+		return nil, unread(kafka.Classify(fmt.Sprintf("find the end of topic %s", topic), err))
 	}
 	out := map[int32]int64{}
 	listed.Each(func(o kadm.ListedOffset) { out[o.Partition] = o.Offset })
 	return out, nil
+}
+
+// unread says what helps where the topics of letters cannot be read: they are
+// not made by serve, and whoever reads them is not the relay.
+func unread(err error) error {
+	var f *fault.Error
+	if !errors.As(err, &f) {
+		return err
+	}
+	switch f.Code {
+	case fault.KafkaTopicMissing:
+		return f.WithFix("outbox-relay init creates it; if the relay has run before, check KAFKA_BROKERS, KAFKA_EVENTS_TOPIC and KAFKA_DLQ_TOPIC")
+	case fault.KafkaDenied:
+		return f.WithFix("grant Read and Describe on the topic of letters and on its state topic: docs/operations.md#rights-in-kafka")
+	}
+	return err
 }

@@ -182,7 +182,7 @@ type selection struct {
 func (c *dlqReplayCmd) Run(a *app) error {
 	job := dlq.Job{Action: dlq.Replayed, To: c.To, FromTable: c.FromTable, MaxReplays: c.MaxReplays}
 	switch {
-	case c.MaxReplays < 1:
+	case c.MaxReplays < 0:
 		return fault.New(fault.CommandLine, "--max-replays is %d", c.MaxReplays).WithFix("--max-replays=3, or --force for any number")
 	case c.Force:
 		job.MaxReplays = 0
@@ -251,7 +251,7 @@ func (a *app) dlq() (*letterDesk, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newLetterDesk(newParts(cfg, log), fmt.Sprintf("%s@%s", a.user(), instance()))
+	return newLetterDesk(newParts(cfg, log).once(), fmt.Sprintf("%s@%s", a.user(), instance()))
 }
 
 // user is who runs this, as far as the environment tells.

@@ -7,7 +7,6 @@ import (
 	"text/tabwriter"
 
 	"github.com/holdwall/outbox-relay/dlq"
-	"github.com/holdwall/outbox-relay/internal/fault"
 )
 
 // changed is the result of a replay or a purge; its keys are stable.

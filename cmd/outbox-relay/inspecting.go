@@ -148,7 +148,7 @@ type checkpointView struct {
 
 // showCheckpoint reads the newest checkpoint, fencing nobody.
 func showCheckpoint(ctx context.Context, cfg config.Config, out io.Writer, format string, log zerolog.Logger) error {
-	p := newParts(cfg, log)
+	p := newParts(cfg, log).once()
 	cl, err := p.checkpointLog()
 	if err != nil {
 		return err

@@ -27,6 +27,7 @@ import (
 type parts struct {
 	cfg   config.Config
 	log   zerolog.Logger
+	lines zerolog.Logger // for the Kafka client's own lines
 	reg   *prometheus.Registry
 	table outbox.Table
 
@@ -46,10 +47,19 @@ func newParts(cfg config.Config, log zerolog.Logger) *parts {
 		buildInfo(),
 	)
 	return &parts{
-		cfg: cfg, log: log, reg: reg, table: cfg.Outbox.Table,
+		cfg: cfg, log: log, lines: log, reg: reg, table: cfg.Outbox.Table,
 		source: replication.NewMetrics(reg), sink: sink.NewMetrics(reg),
 		relay: relay.NewMetrics(reg), kafka: kafka.NewMetrics(reg), breaker: breaker.NewMetrics(reg), trace: kafka.NewTrace(),
 	}
+}
+
+// once is for commands that end with their first error: what the Kafka client
+// says on the way to it is in the error, with a code. LOG_LEVEL=debug shows it.
+func (p *parts) once() *parts {
+	if p.log.GetLevel() > zerolog.DebugLevel {
+		p.lines = zerolog.Nop()
+	}
+	return p
 }
 
 func buildInfo() prometheus.Collector {
@@ -64,7 +74,7 @@ func buildInfo() prometheus.Collector {
 // client returns the options of a Kafka client of the given role.
 func (p *parts) client(role string) ([]kgo.Opt, error) {
 	c := p.connection()
-	return c.Options(role, p.log, p.kafka)
+	return c.Options(role, p.lines, p.kafka)
 }
 
 func (p *parts) connection() kafka.Config {
@@ -78,7 +88,7 @@ func (p *parts) connection() kafka.Config {
 // try for half a minute.
 func (p *parts) reach(ctx context.Context, role string) error {
 	c := p.connection()
-	return c.Reach(ctx, role, p.log, p.kafka)
+	return c.Reach(ctx, role, p.lines, p.kafka)
 }
 
 func (p *parts) sourceConfig(admin bool) (replication.Config, error) {
@@ -101,8 +111,9 @@ func (p *parts) sinkConfig() sink.Config {
 		Name: p.cfg.Outbox.Name, Version: build().Version, CheckpointTopic: k.CheckpointTopic,
 		TransactionTimeout: k.TransactionTimeout, ReadBackTimeout: k.TransactionTimeout / 2,
 		// A group is at most what is complete and what is open, both up to the
-		// limit and a part, and the checkpoint.
-		MaxRecords: 2*p.cfg.Outbox.BatchMax + 1024,
+		// limit and a part, and the checkpoint; or parked letters and a mark for
+		// each.
+		MaxRecords: 2*max(p.cfg.Outbox.BatchMax, dlq.DefaultMaxLetters) + 1024,
 	}
 	if k.CreateTopics {
 		c.CreateTopic = func(ctx context.Context, adm *kadm.Client, name string) error {
@@ -158,7 +169,7 @@ func (p *parts) translator() relay.TranslatorConfig {
 // letters is what the relay does about rows that can be no event.
 func (p *parts) letters() *relay.Letters {
 	topic := p.cfg.Kafka.DLQTopic
-	shelf := &dlq.Shelf{Topic: topic, Options: func() ([]kgo.Opt, error) { return p.client("letters") }}
+	shelf := &dlq.Shelf{Topic: topic, Relay: p.cfg.Outbox.Name, Forgive: !p.cfg.Outbox.ParkKeys, Options: func() ([]kgo.Opt, error) { return p.client("letters") }}
 	return &relay.Letters{
 		Topic: topic, Forbid: p.cfg.Outbox.ErrorsTolerance == "none", MaxPerMinute: p.cfg.Outbox.LettersPerMinute,
 		Park: p.cfg.Outbox.ParkKeys, Write: relay.LetterWriter(p.translator(), p.relay), Look: shelf.Look,

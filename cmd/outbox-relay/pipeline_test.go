@@ -73,7 +73,7 @@ func TestPipelineMistakes(t *testing.T) {
 func TestChildEnvironment(t *testing.T) {
 	t.Parallel()
 	keep := []string{"PATH=/bin", "DATABASE_URL=postgres://h/d", "KAFKA_BROKERS=a:1"}
-	own := []string{"KAFKA_SASL_PASSWORD=x", "OUTBOX_ADMIN_URL=x", "WEBHOOK_KEY=x", "WEBHOOK_URL=x"}
+	own := []string{"KAFKA_SASL_PASSWORD=x", "KAFKA_SASL_SESSION_TOKEN=x", "OUTBOX_ADMIN_URL=x", "WEBHOOK_KEY=x", "WEBHOOK_URL=x"}
 	if got := withoutSecrets(slices.Concat(keep[:1], own, keep[1:])); !slices.Equal(got, keep) {
 		t.Errorf("%q", got)
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -39,7 +40,7 @@ func newPiping(cfg config.Config, log zerolog.Logger) *piping {
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo())
 	return &piping{
-		parts:   &parts{cfg: cfg, log: log, reg: reg, kafka: kafka.NewMetrics(reg)},
+		parts:   &parts{cfg: cfg, log: log, lines: log, reg: reg, kafka: kafka.NewMetrics(reg)},
 		handler: pipeline.NewMetrics(reg), state: health.NewState(), contact: pipeline.NewContact(),
 	}
 }
@@ -101,14 +102,31 @@ func (s *piping) onChild(up bool, why *fault.Error) {
 func (s *piping) watch(ctx context.Context) {
 	tick := time.NewTicker(contactBeat)
 	defer tick.Stop()
+	var said health.Status
 	for {
 		s.state.Beat()
-		s.state.Set(s.status())
+		now := s.status()
+		s.state.Set(now)
+		if now.State != said.State || now.Code != said.Code {
+			s.say(said, now)
+			said = now
+		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
+	}
+}
+
+// say logs a change of state. The consumer comes back from any outage and has
+// nothing to say about it; a child that is lost has been logged.
+func (s *piping) say(was, now health.Status) {
+	switch {
+	case now.Ready && was.State != "":
+		s.log.Info().Str("was", was.State).Msg("consuming")
+	case now.Code != "" && !strings.HasPrefix(now.Name, "child_"):
+		s.log.Warn().Str("code", now.Code).Str("name", now.Name).Str("why", now.Why).Str("hint", now.Fix).Str("error", now.Detail).Msg("not consuming, trying again")
 	}
 }
 

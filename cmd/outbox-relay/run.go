@@ -92,7 +92,7 @@ func run(p process) int {
 		return 0
 	case err != nil:
 		// The library's text is its answer to what was typed, hints included.
-		return report(p.stderr, wantsJSON(p.args), fault.New(fault.CommandLine, "%s", err))
+		return report(p.stderr, wantsJSON(p.args), fault.New(fault.CommandLine, "%s", err).WithFix("%s --help", meant(err)))
 	}
 
 	ctx, stop := context.WithCancel(context.Background())
@@ -107,6 +107,19 @@ func run(p process) int {
 		}
 	}
 	return report(p.stderr, cli.Output == formatJSON, err)
+}
+
+// meant is the command up to which a command line could be read.
+func meant(err error) string {
+	name := "outbox-relay"
+	if bad := (*kong.ParseError)(nil); errors.As(err, &bad) && bad.Context != nil {
+		for _, p := range bad.Context.Path {
+			if p.Command != nil {
+				name = p.Command.FullPath()
+			}
+		}
+	}
+	return name
 }
 
 // wantsJSON looks for the output format in a command line that did not parse.

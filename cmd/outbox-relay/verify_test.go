@@ -81,12 +81,12 @@ func TestParseSince(t *testing.T) {
 		"2026-01-31T12:30:00Z":      time.Date(2026, 1, 31, 12, 30, 0, 0, time.UTC),
 		"2026-01-31T12:30:00+02:00": time.Date(2026, 1, 31, 10, 30, 0, 0, time.UTC),
 	} {
-		if got, err := parseSince(text, now); err != nil || !got.Equal(want) {
+		if got, err := readTime("--since", text, now); err != nil || !got.Equal(want) {
 			t.Errorf("%q: %s, %v", text, got, err)
 		}
 	}
 	for _, text := range []string{"yesterday", "-3h", "2026-13-01", "12:30"} {
-		if _, err := parseSince(text, now); !fault.Has(err, fault.CommandLine) {
+		if _, err := readTime("--since", text, now); !fault.Has(err, fault.CommandLine) {
 			t.Errorf("%q: %v", text, err)
 		}
 	}

@@ -91,7 +91,7 @@ var (
 	Shutdown          = code("OBX-4020", "drain_incomplete", Retry, "the drain did not fit its budget and was aborted", "none needed: the next start resumes at the checkpoint")
 	BreakerOpen       = code("OBX-4030", "breaker_open", Retry, "opening a Kafka session failed too often in a row, so Kafka is left alone for a while", "none needed: Kafka is probed again by itself; the cause that is named says what to look at")
 
-	LetterFlood     = code("OBX-4040", "letter_flood", Halt, "more rows became dead letters in a minute than OUTBOX_DLQ_MAX_PER_MINUTE allows, as after a bad release of whoever writes them", "correct the writer and start again; OUTBOX_DLQ_MAX_PER_MINUTE=0 lets any number become letters")
+	LetterFlood     = code("OBX-4040", "letter_flood", Halt, "more rows became dead letters in a minute than OUTBOX_DLQ_MAX_PER_MINUTE allows, as after a bad release of whoever writes them", "correct the writer; what it wrote is still there: start again with a larger OUTBOX_DLQ_MAX_PER_MINUTE, or 0 for any number")
 	ParkedFull      = code("OBX-4041", "parked_full", Halt, "as many keys are parked behind a dead letter as can be", "outbox-relay dlq list; then outbox-relay dlq replay or dlq purge, and start again")
 	LetterForbidden = code("OBX-4042", "letter_forbidden", Halt, "a row can be no event, and OUTBOX_ERRORS_TOLERANCE=none allows no dead letters", "OUTBOX_ERRORS_TOLERANCE=all makes a dead letter of the row, and goes on")
 	ParkedGone      = code("OBX-4043", "parked_gone", Retry, "letters that wait behind another are no longer in their topic", "find their rows in the outbox table; the topic of letters needs retention.ms=-1: docs/errors.md#obx-4043")

@@ -17,6 +17,9 @@ import (
 // once a second at most.
 const endPoll = 200 * time.Millisecond
 
+// coordinatorWait is as long as the client tries other requests again.
+const coordinatorWait = 30 * time.Second
+
 // end knows up to where a group has to commit in order to have done everything
 // that was in its topics at a moment.
 type end struct {
@@ -54,7 +57,7 @@ func findEnd(ctx context.Context, cfg consumer.Config) (_ *end, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("ask where the topics end: %w", err)
 	}
-	committed, err := e.committed(ctx)
+	committed, err := e.committedSoon(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -71,6 +74,23 @@ func findEnd(ctx context.Context, cfg consumer.Config) (_ *end, err error) {
 		}
 	})
 	return e, nil
+}
+
+// committedSoon waits for the coordinator. In a cluster that never had a group
+// there is none at first: the question makes Kafka create the topic of groups,
+// and until that has a leader the answer is COORDINATOR_NOT_AVAILABLE.
+func (e *end) committedSoon(ctx context.Context) (kadm.OffsetResponses, error) {
+	for deadline := time.Now().Add(coordinatorWait); ; {
+		offsets, err := e.committed(ctx)
+		if !kerr.IsRetriable(err) || time.Now().After(deadline) {
+			return offsets, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(endPoll):
+		}
+	}
 }
 
 func (e *end) committed(ctx context.Context) (kadm.OffsetResponses, error) {

@@ -104,6 +104,7 @@ type Relay struct {
 	refusedRows map[dlq.Place]error // rows that a broker refuses, to become letters
 	undated     map[dlq.Place]bool  // rows whose letters it refuses with the time of their event
 	rate        letterRate
+	news        letterNews
 }
 
 // sinkAttempts is how often a failure that is not Kafka's may keep a session

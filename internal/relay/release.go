@@ -69,9 +69,9 @@ func (s *session) follow(ctx context.Context) error {
 				last = f.Code
 				s.log.Warn().Str("code", f.Code.ID).Str("why", f.Reason()).Str("hint", f.Remedy()).Err(err).Int("parked_keys", len(held)).Msg("parked letters cannot be looked for")
 			}
-			continue
+		} else {
+			last = nil
 		}
-		last = nil
 		if len(keys) == 0 {
 			continue
 		}
@@ -104,7 +104,6 @@ func (s *session) release(ctx context.Context, plan release) error {
 	}
 	if err != nil {
 		s.log.Debug().Err(err).Msg("the rest of the parked letters is looked for later")
-		return nil
 	}
 	_, err = s.sendOn(ctx, keys)
 	return err
@@ -158,7 +157,6 @@ func (s *session) makeRoom(ctx context.Context) error {
 		}
 		if err != nil {
 			s.log.Warn().Err(err).Msg("parked letters cannot be looked for")
-			return nil
 		}
 		before := s.last.Seq
 		if err := s.release(ctx, release{keys: keys, done: make(chan struct{})}); err != nil || s.last.Seq == before {

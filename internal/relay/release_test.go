@@ -19,7 +19,6 @@ import (
 	"github.com/holdwall/outbox-relay/sink"
 )
 
-
 func TestLetterRefused(t *testing.T) {
 	old := time.Date(2020, 1, 2, 3, 4, 5, 0, time.UTC)
 	for _, tc := range []struct {

@@ -324,6 +324,7 @@ func (s *session) deliver(ctx context.Context, g *group, override string) error 
 	s.last = ck
 	s.publishHeld()
 	s.delivered(g, ck)
+	s.tellLetters(g, ck.Time)
 	return nil
 }
 

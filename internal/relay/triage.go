@@ -28,7 +28,8 @@ type Letters struct {
 	// Write makes the letter of a record, for the reason that the error names.
 	Write func(ctx context.Context, sess sink.Session, rec *kgo.Record, cause error) (*kgo.Record, error)
 	// Look finds the letters of parked keys that may go on. It is needed for as
-	// long as a key is parked, also when Park was switched off.
+	// long as a key is parked, also when Park was switched off. What comes with
+	// an error may go on all the same.
 	Look func(context.Context, []dlq.Held) ([]dlq.Release, error)
 }
 
