@@ -98,6 +98,7 @@ func (c *Consumer) revoked(tps map[string][]int32) {
 		c.log.Warn("commit what is taken away; its new owner begins where the last commit was", slog.Any("error", err))
 	}
 	c.forget(parts)
+	c.unblockRetries()
 	c.log.Info("partitions revoked", slog.Any("partitions", tps))
 }
 
@@ -111,7 +112,16 @@ func (c *Consumer) lost(tps map[string][]int32) {
 	c.metrics.rebalances.WithLabelValues(lostName).Inc()
 	c.sched.abandon(parts)
 	c.forget(parts)
+	c.unblockRetries()
 	c.log.Warn("partitions lost", slog.Any("partitions", tps))
+}
+
+// unblockRetries goes on with what is left of the retry topic, if what it was
+// held still for has gone.
+func (c *Consumer) unblockRetries() {
+	if c.cfg.RetryTopic != "" && c.sched.held.Load() < int64(c.cfg.MaxInFlight) {
+		c.client.ResumeFetchTopics(c.cfg.RetryTopic)
+	}
 }
 
 func (c *Consumer) part(topic string, n int32) *part {

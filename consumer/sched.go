@@ -174,6 +174,9 @@ const (
 func (s *sched) retire(q *keyq) {
 	s.dropKey(q)
 	if len(s.spare) < maxSpare && cap(q.items.items) <= spareRoom {
+		// Nothing but its room is kept: the key is a view of the batch that it
+		// came in.
+		*q = keyq{state: dropped, items: fifo[item]{items: q.items.items[:0]}}
 		s.spare = append(s.spare, q)
 	}
 }

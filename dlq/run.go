@@ -71,6 +71,8 @@ func (u *run) part(ctx context.Context, letters []letter) error {
 		u.end()
 		no := (*refusedError)(nil)
 		switch {
+		case errors.As(err, &no) && n == 1 && letters[0].no != nil:
+			return kafka.Classify("mark a letter", no.err) // it was not sent this time
 		case errors.As(err, &no) && n == 1:
 			u.sayNo(&letters[0], no)
 		case errors.As(err, &no):

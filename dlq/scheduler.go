@@ -25,6 +25,9 @@ type Scheduler struct {
 	// is needed where keys are parked. It costs a reading of all letters for
 	// each pass in which something is due.
 	Ordered bool
+	// Reach is asked before each look whether there is a Kafka; nil: not. The
+	// client itself does not hear of the end of a context while it connects.
+	Reach func(context.Context) error
 	// Active is asked before each look; nil: always. Replicas that are not the
 	// leader leave the letters to the one that is.
 	Active func() bool
@@ -52,7 +55,7 @@ func (s *Scheduler) Run(ctx context.Context) error {
 	for {
 		pause := cmp.Or(s.Tick, DefaultTick)
 		if s.Active == nil || s.Active() {
-			p, err := s.Once(ctx)
+			p, err := s.once(ctx)
 			switch {
 			case ctx.Err() != nil:
 				return nil
@@ -76,6 +79,15 @@ func (s *Scheduler) Run(ctx context.Context) error {
 		case <-time.After(pause):
 		}
 	}
+}
+
+func (s *Scheduler) once(ctx context.Context) (Pass, error) {
+	if s.Reach != nil {
+		if err := s.Reach(ctx); err != nil {
+			return Pass{}, err
+		}
+	}
+	return s.Once(ctx)
 }
 
 // DefaultTick is how often the scheduler looks.

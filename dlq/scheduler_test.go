@@ -10,11 +10,13 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/holdwall/outbox-relay/dlq"
+	"github.com/holdwall/outbox-relay/internal/fault"
 )
 
 func (r *rig) scheduler(opts ...kgo.Opt) *dlq.Scheduler {
@@ -199,4 +201,17 @@ func TestSchedulersMeet(t *testing.T) {
 		}
 	}
 	r.once(t, n)
+}
+
+// A mark that is refused is an error, and no reason to try for ever.
+func TestSchedulerMarkRefused(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.write(t, r.letter("1", "a", due(-time.Minute)))
+	r.cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.InvalidRecord, Count: -1})
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if _, err := r.scheduler().Once(ctx); !isCode(err, fault.RowRefused) {
+		t.Errorf("got %v", err)
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"text/tabwriter"
 
 	"github.com/holdwall/outbox-relay/dlq"
+	"github.com/holdwall/outbox-relay/internal/fault"
 )
 
 // changed is the result of a replay or a purge; its keys are stable.
@@ -98,7 +99,7 @@ func (c *changed) print(out, notes io.Writer, format string) error {
 		}
 	}
 	if c.Parked > 0 {
-		fmt.Fprintf(notes, "%d parked letters are left to the relay, which sends them on when the letter that blocks their key is replayed or purged: outbox-relay dlq list --aggregate <type>:<id>\n", c.Parked)
+		fmt.Fprintf(notes, "%d parked letters are left to the relay: %s\n%s fix: %s\n", c.Parked, fault.LetterParked.Why, fault.LetterParked.ID, fault.LetterParked.Fix)
 	}
 	if c.Waiting > 0 {
 		fmt.Fprintf(notes, "%d letters wait for an earlier one of their key, and for what is parked behind that: replay or purge the earlier one, then run this again\n", c.Waiting)

@@ -244,5 +244,8 @@ func (d *letterDesk) retry(ctx context.Context, watch bool, tick time.Duration, 
 }
 
 func (d *letterDesk) scheduler() *dlq.Scheduler {
-	return &dlq.Scheduler{Replayer: d.replayer, Schedule: d.schedule(), Ordered: d.cfg.Outbox.ParkKeys, Log: d.replayer.Log}
+	return &dlq.Scheduler{
+		Replayer: d.replayer, Schedule: d.schedule(), Ordered: d.cfg.Outbox.ParkKeys, Log: d.replayer.Log,
+		Reach: func(ctx context.Context) error { return d.reach(ctx, "dlq") },
+	}
 }

@@ -27,7 +27,8 @@ func (helpFlag) IsBool() bool { return true }
 func helpPrinter(loader *config.Loader) kong.HelpPrinter {
 	return func(options kong.HelpOptions, ctx *kong.Context) error {
 		selected := ctx.Selected()
-		listed := selected != nil && slices.Contains([]string{"init", "serve", "pipeline", "demo", "verify", "inspect", "list", "show"}, selected.Name)
+		// Those of dlq have filters, which would drown.
+		listed := selected != nil && (selected.Parent == nil || selected.Parent.Name != "dlq") && slices.Contains([]string{"init", "serve", "pipeline", "demo", "verify", "inspect", "list", "show"}, selected.Name)
 		for _, f := range ctx.Model.Flags {
 			// A password has no place on a command line.
 			if loader.IsSetting(f.Name) && (!listed || f.Name == "kafka-sasl-password" || f.Name == "kafka-sasl-session-token") {

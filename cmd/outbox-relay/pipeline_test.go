@@ -15,8 +15,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rs/zerolog"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/holdwall/outbox-relay/health"
+	"github.com/holdwall/outbox-relay/internal/config"
 )
 
 // What is wrong with a command line is said before anything is begun, and
@@ -76,6 +81,41 @@ func TestChildEnvironment(t *testing.T) {
 	own := []string{"KAFKA_SASL_PASSWORD=x", "KAFKA_SASL_SESSION_TOKEN=x", "OUTBOX_ADMIN_URL=x", "WEBHOOK_KEY=x", "WEBHOOK_URL=x"}
 	if got := withoutSecrets(slices.Concat(keep[:1], own, keep[1:])); !slices.Equal(got, keep) {
 		t.Errorf("%q", got)
+	}
+}
+
+// What keeps a pipeline from consuming is in its log and on its health page,
+// once, and so is that it consumes again.
+func TestPipelineSaysWhyItWaits(t *testing.T) {
+	t.Parallel()
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "outbox.events"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cluster.Close()
+	cfg := config.Default()
+	cfg.Kafka.Client.Brokers = cluster.ListenAddrs()
+	var out output
+	s := newPiping(cfg, zerolog.New(&out))
+	s.child = true
+	if f := s.lookFor(t.Context(), []string{"outbox.events"}); f != nil {
+		t.Error(f)
+	}
+	s.missing = s.lookFor(t.Context(), []string{"outbox.events", "nosuch"})
+	missing := s.status()
+	if missing.Code != "OBX-5005" || !strings.Contains(missing.Detail, "nosuch") {
+		t.Errorf("%+v", missing)
+	}
+	s.contact.OnBrokerConnect(kgo.BrokerMetadata{}, 0, nil, syscall.ECONNREFUSED)
+	refused := s.status()
+	s.contact.OnBrokerRead(kgo.BrokerMetadata{}, int16(kmsg.Heartbeat), 0, 0, 0, nil)
+	s.say(health.Status{}, missing)
+	s.say(missing, refused)
+	s.say(refused, s.status())
+	for _, want := range []string{`"code":"OBX-5005"`, `"code":"OBX-5022"`, `"msg":"consuming"`} {
+		if strings.Count(out.String(), want) != 1 {
+			t.Errorf("%s is not once in:\n%s", want, out.String())
+		}
 	}
 }
 

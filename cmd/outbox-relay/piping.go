@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/rs/zerolog"
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"golang.org/x/sync/errgroup"
 
@@ -24,6 +25,10 @@ import (
 // what probes tolerate.
 const contactBeat = time.Second
 
+// startingBeats is how many beats a start may take before it is asked what is
+// missing, and how often that is asked again.
+const startingBeats = 5
+
 // piping is a running `pipeline` and its HTTP face.
 type piping struct {
 	*parts
@@ -34,6 +39,8 @@ type piping struct {
 	mu    sync.Mutex
 	child bool         // there is one, or none is needed
 	why   *fault.Error // there is none
+
+	missing *fault.Error // why there is nothing to consume; watch's alone
 }
 
 func newPiping(cfg config.Config, log zerolog.Logger) *piping {
@@ -81,7 +88,7 @@ func (s *piping) run(ctx context.Context, p *pipeline.Pipeline) error {
 	if web != nil {
 		g.Go(func() error { return web.Run(serving) })
 	}
-	g.Go(func() error { s.watch(serving); return nil })
+	g.Go(func() error { s.watch(serving, c.Topics); return nil })
 	g.Go(func() error {
 		defer stopWeb() // last: probes are answered while the pipeline drains
 		return kafka.Classify("run the pipeline", p.Run(ctx))
@@ -99,13 +106,17 @@ func (s *piping) onChild(up bool, why *fault.Error) {
 }
 
 // watch keeps the health page true.
-func (s *piping) watch(ctx context.Context) {
+func (s *piping) watch(ctx context.Context, topics []string) {
 	tick := time.NewTicker(contactBeat)
 	defer tick.Stop()
 	var said health.Status
-	for {
+	for beat := 1; ; beat++ {
 		s.state.Beat()
 		now := s.status()
+		if now.State == "starting" && beat%startingBeats == 0 {
+			s.missing = s.lookFor(ctx, topics)
+			now = s.status()
+		}
 		s.state.Set(now)
 		if now.State != said.State || now.Code != said.Code {
 			s.say(said, now)
@@ -117,6 +128,32 @@ func (s *piping) watch(ctx context.Context) {
 		case <-tick.C:
 		}
 	}
+}
+
+// lookFor asks what keeps the group from having something to consume: a topic
+// that does not exist makes the client wait for it without a word.
+func (s *piping) lookFor(ctx context.Context, topics []string) *fault.Error {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.Kafka.Client.ConnectionTimeout)
+	defer cancel()
+	opts, err := s.client("look")
+	if err != nil {
+		return fault.As(err)
+	}
+	cl, err := kgo.NewClient(opts...)
+	if err != nil {
+		return nil // the pipeline's own could be made
+	}
+	defer cl.Close()
+	there, err := kadm.NewClient(cl).ListTopics(ctx, topics...)
+	if err != nil || ctx.Err() != nil {
+		return nil // the contact knows more about that
+	}
+	for _, name := range topics {
+		if err := there[name].Err; err != nil {
+			return fault.As(kafka.Classify("consume topic "+name, err))
+		}
+	}
+	return nil
 }
 
 // say logs a change of state. The consumer comes back from any outage and has
@@ -137,9 +174,12 @@ func (s *piping) status() health.Status {
 	heard, err := s.contact.Ask()
 	switch {
 	case child && heard:
+		s.missing = nil
 		return health.Status{State: "consuming", Role: "consumer", Ready: true}
 	case child && err != nil:
 		why = fault.As(kafka.Classify("reach Kafka", err))
+	case child && s.missing != nil:
+		why = s.missing
 	case child || why == nil:
 		return health.Status{State: "starting", Role: "consumer"}
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/alecthomas/kong"
 	"github.com/rs/zerolog"
@@ -100,13 +101,43 @@ func run(p process) int {
 	ended := make(chan struct{})
 	defer close(ended)
 	interrupted := watch(p.signals, ended, stop, p.exit)
-	err = parsed.Run(&app{process: p, ctx: ctx, format: cli.Output, loader: loader})
+	err = withGrace(ctx, parsed.Command(), func() error {
+		return parsed.Run(&app{process: p, ctx: ctx, format: cli.Output, loader: loader})
+	})
 	if err != nil && errors.Is(err, context.Canceled) {
 		if status := interrupted(); status != 0 {
 			return status // it was told to stop before it was done
 		}
 	}
 	return report(p.stderr, cli.Output == formatJSON, err)
+}
+
+// stopGrace is how long a command that was told to stop may take to notice.
+const stopGrace = 3 * time.Second
+
+// withGrace runs a command, and leaves it behind if it does not come to an end
+// that it was told to come to: the Kafka client does not hear of the end of a
+// context while a connection is being made (broker.waitResp in kgo 1.22.2). What
+// a command changes is safe against being killed, so it is against this. Those
+// that have something to finish keep their own time.
+func withGrace(ctx context.Context, command string, run func() error) error {
+	name, _, _ := strings.Cut(command, " ")
+	if slices.Contains([]string{"serve", "pipeline", "demo", "demo-postgres"}, name) {
+		return run()
+	}
+	done := make(chan error, 1)
+	go func() { done <- run() }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(stopGrace):
+		return ctx.Err()
+	}
 }
 
 // meant is the command up to which a command line could be read.

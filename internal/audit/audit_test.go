@@ -108,6 +108,12 @@ func TestFindings(t *testing.T) {
 			w.insert("a", "b")
 			w.produce(w.letter("a"), w.event("b"), set(set(w.event("a"), "outbox.lsn", "0/1"), "outbox.replayed_at", "2026-01-01T00:00:00Z"))
 		}, map[string]int64{"rows": 2, "found": 2, "events": 2, "replays": 1, "letters": 1}},
+		"a letter sent elsewhere": {func(w *world) {
+			w.insert("a", "b")
+			w.db.Exec(w.t, `UPDATE outbox.events SET topic = 'no topic!' WHERE id = 'a'`)
+			w.produce(w.letterWith("a", func(l *dlq.Letter) { l.Topic = "no topic!" }), w.event("b"),
+				set(set(w.event("a"), "outbox.lsn", "0/1"), "outbox.replayed_at", "2026-01-01T00:00:00Z"))
+		}, map[string]int64{"rows": 2, "found": 2, "events": 2, "replays": 1, "letters": 1}},
 		"a letter of a consumer": {func(w *world) {
 			w.publish("a")
 			w.produce(w.letterWith("a", func(l *dlq.Letter) { l.Group = "billing" }))

@@ -16,8 +16,10 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/holdwall/outbox-relay/consumer"
 	"github.com/holdwall/outbox-relay/dlq"
@@ -142,6 +144,40 @@ func (b *book) note(key, id string) int {
 		}
 	}
 	return n
+}
+
+// In a cluster that never had a group the coordinator comes with the first
+// question.
+func TestFirstGroupOfACluster(t *testing.T) {
+	t.Parallel()
+	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, topic))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	asked := 0
+	c.ControlKey(int16(kmsg.FindCoordinator), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		if asked++; asked > 2 {
+			return nil, nil, false
+		}
+		c.KeepControl()
+		resp := req.ResponseKind().(*kmsg.FindCoordinatorResponse)
+		resp.ErrorCode = kerr.CoordinatorNotAvailable.Code
+		for _, key := range req.(*kmsg.FindCoordinatorRequest).CoordinatorKeys {
+			to := kmsg.NewFindCoordinatorResponseCoordinator()
+			to.Key, to.ErrorCode = key, resp.ErrorCode
+			resp.Coordinators = append(resp.Coordinators, to)
+		}
+		return resp, nil, true
+	})
+	e, err := findEnd(t.Context(), member([]kgo.Opt{kgo.SeedBrokers(c.ListenAddrs()...)}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.close()
+	if asked < 3 {
+		t.Errorf("asked %d times", asked)
+	}
 }
 
 // Events come to the webhook in the order of their keys; those that it refuses,

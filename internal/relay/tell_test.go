@@ -39,18 +39,18 @@ func TestLettersAreTold(t *testing.T) {
 	s.tellLetters(&group{}, start.Add(tellEvery)) // a heartbeat
 	s.tellLetters(&group{}, start.Add(3*tellEvery))
 
+	if bytes.Contains(out.Bytes(), []byte("secret")) {
+		t.Error("a line holds what is in a row")
+	}
 	var got []string
 	for dec := json.NewDecoder(&out); dec.More(); {
 		var line map[string]any
 		if err := dec.Decode(&line); err != nil {
 			t.Fatal(err)
 		}
-		got = append(got, fmt.Sprint(line["letters"], line["parked"], line["event_id"], line["code"], line["hint"] != nil))
+		got = append(got, fmt.Sprintf("%v %v %v %v %t", line["letters"], line["parked"], line["event_id"], line["code"], line["hint"] != nil))
 	}
 	if diff := cmp.Diff([]string{"1 0 e0 OBX-2002 true", "5 3 e0 OBX-2002 true"}, got); diff != "" {
 		t.Error(diff)
-	}
-	if bytes.Contains(out.Bytes(), []byte("secret")) {
-		t.Error("a line holds what is in a row")
 	}
 }
