@@ -132,11 +132,29 @@ func decided(ctx context.Context, cl *kgo.Client, topic string, next, left map[i
 				if err := kerr.ErrorForCode(got.ErrorCode); err != nil {
 					return fmt.Errorf("fetch %s/%d: %w", topic, p, err)
 				}
-				if len(got.RecordBatches) == 0 && got.LastStableOffset >= end {
+				at, nothing := emptied(got.RecordBatches, next[p])
+				next[p] = max(next[p], at)
+				if next[p] >= end || nothing && got.LastStableOffset >= end {
 					delete(left, p)
 				}
 			}
 		}
 	}
 	return nil
+}
+
+// emptied steps over batches from which compaction has taken every record: the
+// cleaner keeps the last one of a producer, and clients pass it by in silence.
+// nothing is that there is no batch at all.
+func emptied(raw []byte, at int64) (next int64, nothing bool) {
+	nothing = len(raw) == 0
+	for len(raw) > 0 {
+		var b kmsg.RecordBatch
+		if err := b.ReadFrom(raw); err != nil || b.NumRecords > 0 || b.Length <= 0 {
+			break // the ordinary reading has it, sooner or later
+		}
+		at = b.FirstOffset + int64(b.LastOffsetDelta) + 1
+		raw = raw[min(len(raw), 12+int(b.Length)):]
+	}
+	return at, nothing
 }

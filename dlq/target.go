@@ -77,9 +77,9 @@ func (t *targets) check(ctx context.Context, rec *kgo.Record, partition outbox.P
 func (r *Replayer) CheckTo(topic string) error {
 	switch {
 	case !legal(topic):
-		return fault.New(fault.CommandLine, "--to=%.300q is no name of a topic", topic).WithWhy("%s", fault.RowTopic.Fix)
+		return fault.New(fault.CommandLine, "--to=%.300q is no name of a topic", topic).WithWhy("%s", fault.RowTopic.Fix).WithFix("outbox-relay dlq replay --to <topic> <id>")
 	case strings.HasPrefix(topic, "__") || slices.Contains(r.Denied, topic):
-		return fault.New(fault.CommandLine, "--to=%.300q is not for events", topic).WithWhy("%s", fault.RowTopicDenied.Why)
+		return fault.New(fault.CommandLine, "--to=%.300q is not for events", topic).WithWhy("it belongs to Kafka or to the relay itself").WithFix("outbox-relay dlq replay --to <topic> <id>")
 	}
 	return nil
 }

@@ -39,7 +39,7 @@ func (f letterFilter) filter(ids []string, states ...dlq.State) (dlq.Filter, err
 		reason := dlq.Reason(strings.ReplaceAll(strings.ToLower(r), "-", "_"))
 		if !slices.Contains(dlq.Reasons(), reason) {
 			return out, fault.New(fault.CommandLine, "--reason=%q is no reason", r).
-				WithWhy("reasons are %s", strings.Trim(fmt.Sprint(dlq.Reasons()), "[]")).WithFix("--reason=too_large")
+				WithWhy("reasons are %s", strings.ReplaceAll(strings.Trim(fmt.Sprint(dlq.Reasons()), "[]"), " ", ", ")).WithFix("--reason=too_large")
 		}
 		out.Reasons = append(out.Reasons, reason)
 	}

@@ -105,10 +105,12 @@ func (c *changed) print(out, notes io.Writer, format string) error {
 		fmt.Fprintf(notes, "%d letters wait for an earlier one of their key, and for what is parked behind that: replay or purge the earlier one, then run this again\n", c.Waiting)
 	}
 	if c.DryRun {
-		if c.taken > len(c.Letters) {
-			fmt.Fprintf(notes, "only the first %d of %d were looked at\n", len(c.Letters), c.taken)
+		looked := len(c.Letters)
+		if looked < c.taken {
+			_, err := fmt.Fprintf(out, "of %d letters the first %d were looked at: %d would be %s, %d would stay open\n", c.Matching, looked, looked-c.Refused, c.Action, c.Refused)
+			return err
 		}
-		_, err := fmt.Fprintf(out, "%d of %d letters would be %s, %d would stay open\n", c.taken-c.Refused, c.Matching, c.Action, c.Refused)
+		_, err := fmt.Fprintf(out, "%d of %d letters would be %s, %d would stay open\n", looked-c.Refused, c.Matching, c.Action, c.Refused)
 		return err
 	}
 	_, err := fmt.Fprintf(out, "%d of %d letters %s, %d refused, %d closed by somebody else meanwhile\n", c.Done, c.Matching, c.Action, c.Refused, c.Closed)

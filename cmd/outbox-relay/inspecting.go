@@ -160,7 +160,11 @@ func showCheckpoint(ctx context.Context, cfg config.Config, out io.Writer, forma
 	}
 	state, err := cl.Peek(ctx)
 	if err != nil {
-		return p.trace.Explain(kafka.Classify("read checkpoint", err))
+		err = p.trace.Explain(kafka.Classify("read checkpoint", err))
+		if f := (*fault.Error)(nil); errors.As(err, &f) && f.Code == fault.KafkaTopicMissing {
+			return f.WithFix("outbox-relay init creates it; if the relay has run before, check KAFKA_BROKERS, OUTBOX_NAME and KAFKA_CHECKPOINT_TOPIC")
+		}
+		return err
 	}
 	if state.Last == nil {
 		return fault.New(fault.NotInitialised, "topic %s holds no checkpoint of relay %s", cl.Topic, cl.Name)

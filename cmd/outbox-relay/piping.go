@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"strings"
 	"sync"
@@ -91,7 +92,7 @@ func (s *piping) run(ctx context.Context, p *pipeline.Pipeline) error {
 	g.Go(func() error { s.watch(serving, c.Topics); return nil })
 	g.Go(func() error {
 		defer stopWeb() // last: probes are answered while the pipeline drains
-		return kafka.Classify("run the pipeline", p.Run(ctx))
+		return kafka.Classify(fmt.Sprintf("consume %s as group %s", strings.Join(c.Topics, ", "), c.Group), p.Run(ctx))
 	})
 	err = g.Wait()
 	s.log.Info().Err(err).Msg("pipeline ends")

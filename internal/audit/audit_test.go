@@ -1,6 +1,7 @@
 package audit_test
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -134,6 +135,15 @@ func TestFindings(t *testing.T) {
 			}
 			if want := c.want["missing"]+c.want["doubled"]+c.want["reordered"]+c.want["different"] == 0; r.Sound() != want {
 				t.Errorf("sound: %t", r.Sound())
+			}
+			codes := map[string]*fault.Code{
+				"missing": fault.DataMissing, "doubled": fault.DataDoubled, "reordered": fault.DataReordered, "different": fault.DataDifferent,
+			}
+			for kind, code := range codes {
+				found := slices.ContainsFunc(r.Verdicts(), func(v audit.Verdict) bool { return v.Code == code && v.Count > 0 })
+				if found != (c.want[kind] > 0) {
+					t.Errorf("%s found: %t", code.Name, found)
+				}
 			}
 		})
 	}

@@ -89,7 +89,7 @@ func (p *Plan) createTopics(ctx context.Context) error {
 	}
 	there, err := adm.ListTopics(ctx, names...)
 	if err != nil {
-		return kafka.Classify("list topics", err)
+		return kafka.Classify("look up topics "+strings.Join(names, ", "), err)
 	}
 	for _, t := range p.Topics {
 		if there.Has(t.Name) {
