@@ -33,6 +33,11 @@ type Config struct {
 	MaxRecords int // no transaction has more records, checkpoint included
 	// CreateTopic makes a missing topic of events; nil: it is waited for.
 	CreateTopic func(ctx context.Context, adm *kadm.Client, name string) error
+	// Reach is asked what keeps the program from Kafka when no answers come, and
+	// returns nil if nothing does. nil: the time-outs alone tell.
+	Reach func(context.Context) error
+	// Patience is how long no answers may come until then; 0 is 5 s.
+	Patience time.Duration
 	// Alive is asked around fencing: is the slot still ours? A session that
 	// has lost it must not fence the one that has it. nil: always.
 	Alive func(context.Context) error

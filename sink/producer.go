@@ -112,12 +112,17 @@ func (p *Producer) Commit(ctx context.Context, ck checkpoint.Checkpoint) error {
 func (p *Producer) flush(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, p.cfg.TransactionTimeout/2)
 	defer cancel()
-	err := p.cl.Flush(ctx)
+	actx, stop := p.attend(ctx)
+	err := p.cl.Flush(actx)
+	stop()
 	if err := p.rejected.cause(); err != nil {
 		p.metrics.rejected()
 		return err
 	}
 	if err != nil {
+		if away := unreached(actx); away != nil {
+			return fmt.Errorf("flush: %w", away)
+		}
 		if context.Cause(ctx) != nil && errors.Is(err, context.DeadlineExceeded) {
 			return fault.Wrap(err, fault.KafkaUnreachable, "%d of %d records acknowledged within half of the transaction time-out", p.acked.Load(), p.expected)
 		}
@@ -145,7 +150,13 @@ func (p *Producer) flush(ctx context.Context) error {
 func (p *Producer) ReadBack(ctx context.Context, ck checkpoint.Checkpoint) error {
 	ctx, cancel := context.WithTimeout(ctx, p.cfg.ReadBackTimeout)
 	defer cancel()
-	if err := p.tail.Await(ctx, ck.SessionID, ck.Seq); err != nil {
+	ctx, stop := p.attend(ctx)
+	err := p.tail.Await(ctx, ck.SessionID, ck.Seq)
+	stop()
+	if err != nil {
+		if away := unreached(ctx); away != nil {
+			return fmt.Errorf("read back: %w", away)
+		}
 		return kafka.Classify("read back", err)
 	}
 	crash.Point(crash.ReadBack)

@@ -69,6 +69,11 @@ func (f letterFilter) filter(ids []string, states ...dlq.State) (dlq.Filter, err
 	return out, nil
 }
 
+// everything tells whether nothing was chosen.
+func (f letterFilter) everything(ids []string) bool {
+	return len(ids)+len(f.Reason)+len(f.Code)+len(f.ID)+len(f.Aggregate)+len(f.Group) == 0 && f.Since == "" && f.Until == ""
+}
+
 // pointInTime reads a time, a day, or how long ago it was.
 func pointInTime(flag, text string) (time.Time, error) {
 	return readTime(flag, text, time.Now())
@@ -176,7 +181,7 @@ type dlqReplayCmd struct {
 type selection struct {
 	Max    int  `help:"Take at most so many, in the order of their rows; 0: all." placeholder:"N"`
 	DryRun bool `help:"Only say what would be done."`
-	Yes    bool `help:"Do it. A purge needs this, and a replay of more than 100 letters."`
+	Yes    bool `help:"Do it. A purge needs this, a replay of more than 100 letters, and one of all letters with --to."`
 }
 
 func (c *dlqReplayCmd) Run(a *app) error {
@@ -198,8 +203,12 @@ func (c *dlqReplayCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
+	sure := 100
+	if c.To != "" && c.everything(c.IDs) {
+		sure = 0 // all letters into one topic is more often a slip than a wish
+	}
 	return d.change(a.ctx, change{
-		job: job, filter: f, includeParked: c.IncludeParked, selection: c.selection, sure: 100,
+		job: job, filter: f, includeParked: c.IncludeParked, selection: c.selection, sure: sure,
 	}, a.stdout, a.stderr, a.format)
 }
 

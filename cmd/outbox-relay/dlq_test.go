@@ -128,6 +128,7 @@ func TestDLQ(t *testing.T) {
 		{"dlq replay e4", 0, "1 parked letters are left to the relay", ""},
 		{"dlq replay e4", 0, "OBX-2106 fix: replay or purge the letter that blocks the key", ""},
 		{"dlq purge", 2, "OBX-2110", ""},
+		{"dlq replay --to repair", 2, "OBX-2110", ""},
 		{"dlq replay", 4, "2 of 3 letters replayed, 1 refused", ""},
 		{"dlq replay", 4, "OBX-2003", ""},
 		{"dlq list --state replayed", 0, "e3", "e2"},

@@ -162,6 +162,7 @@ func (s *service) build() (*relay.Relay, error) {
 			if err != nil {
 				return nil, sink.Session{}, err
 			}
+			c.Reach = func(ctx context.Context) error { return s.reach(ctx, "sink") }
 			c.Reader = func() ([]kgo.Opt, error) { return s.client("reader") }
 			p, sess, err := sink.Open(ctx, c, opts, s.log, s.sink)
 			if err != nil {

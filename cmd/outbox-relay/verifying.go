@@ -52,6 +52,7 @@ func verifyKafka(ctx context.Context, cfg config.Config, out io.Writer, format s
 	k := cfg.Kafka
 	check := preflight.Config{
 		Kafka: k.Client, Name: cfg.Outbox.Name, CreateTopics: k.CreateTopics, TransactionTimeout: k.TransactionTimeout,
+		ParkKeys: cfg.Outbox.ParkKeys, RetryLetters: cfg.Outbox.DLQRetry,
 		Topics: preflight.Topics{Events: k.EventsTopic, Letters: k.DLQTopic, State: dlq.StateTopic(k.DLQTopic), Checkpoint: k.CheckpointTopic},
 	}
 	if cfg.Outbox.TopicTemplate != "" {

@@ -108,6 +108,8 @@ type Config struct {
 	Name               string // of the relay
 	Topics             Topics
 	CreateTopics       bool // the relay makes missing topics of events
+	ParkKeys           bool // the relay holds keys back behind their letters
+	RetryLetters       bool // the relay replays letters by itself
 	TransactionTimeout time.Duration
 	Log                zerolog.Logger
 	// Lookup resolves a name; nil asks the resolver of the system.

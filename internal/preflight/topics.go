@@ -158,13 +158,16 @@ func (r *run) settings(ctx context.Context, adm *kadm.Client, name string) (map[
 }
 
 // needs are the operations without which the relay, or its tools, cannot use a
-// topic of this role.
-func (w role) needs() (relay, tools []kadm.ACLOperation) {
-	switch w {
-	case checkpoints:
-		return []kadm.ACLOperation{kmsg.ACLOperationDescribe, kmsg.ACLOperationRead, kmsg.ACLOperationWrite}, nil
-	case state:
-		return nil, []kadm.ACLOperation{kmsg.ACLOperationDescribe, kmsg.ACLOperationRead, kmsg.ACLOperationWrite}
+// topic of this role. A relay that parks keys or retries letters reads the
+// letters and writes what became of them.
+func (r *run) needs(w role) (relay, tools []kadm.ACLOperation) {
+	all := []kadm.ACLOperation{kmsg.ACLOperationDescribe, kmsg.ACLOperationRead, kmsg.ACLOperationWrite}
+	reads := r.cfg.ParkKeys || r.cfg.RetryLetters
+	switch {
+	case w == checkpoints, reads && (w == letters || w == state):
+		return all, nil
+	case w == state:
+		return nil, all
 	}
 	return []kadm.ACLOperation{kmsg.ACLOperationDescribe, kmsg.ACLOperationWrite}, []kadm.ACLOperation{kmsg.ACLOperationRead}
 }
@@ -184,7 +187,7 @@ func (r *run) rights(s *step, w wanted, d kadm.TopicDetail) bool {
 		}
 		return strings.Join(names, ", ")
 	}
-	relay, tools := w.role.needs()
+	relay, tools := r.needs(w.role)
 	grant := "kafka-acls.sh --bootstrap-server <broker> --add --allow-principal User:%s --operation %s --topic %s"
 	who := r.cfg.Kafka.SASL.Username
 	if who == "" {
