@@ -10,6 +10,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/holdwall/outbox-relay/dlq"
 )
 
 // Defaults of Config.
@@ -80,6 +82,12 @@ type Config struct {
 	RetryTopic      string                         // "" retries in place; see RetryTopicOf
 	DeadLetterTopic string                         // "" makes Run end with a *GaveUpError instead
 	MaxLetterBytes  int                            // a letter above it leaves out its payload
+
+	// LetterRetry is when a letter of the handler is replayed without a person,
+	// by `outbox-relay dlq retry` or a relay with OUTBOX_DLQ_RETRY: the letter
+	// says when, and how often it has been one. Letters of [Permanent] errors
+	// and of unreadable records wait for a person; with the zero Schedule all do.
+	LetterRetry dlq.Schedule
 
 	// ErrorText is what a letter says of a handler's error. The default is
 	// the error's own text, which must hold nothing that is secret.

@@ -61,6 +61,7 @@ func TestLetters(t *testing.T) {
 			calls := 0
 			cfg := w.config()
 			cfg.Attempts, cfg.Foreign, cfg.Name, cfg.Version = 3, tc.foreign, "invoicing", "1.2"
+			cfg.LetterRetry = dlq.Schedule{Base: time.Minute, Max: time.Hour, Attempts: 5}
 			cfg.Handler = func(context.Context, consumer.Event) error {
 				mu.Lock()
 				defer mu.Unlock()
@@ -76,6 +77,9 @@ func TestLetters(t *testing.T) {
 			l, err := dlq.Parse(rec)
 			if err != nil {
 				t.Fatal(err)
+			}
+			if heals := name == "gave up" || name == "panic"; heals != (l.NextAt.Sub(l.At) == time.Minute) || !heals && !l.NextAt.IsZero() {
+				t.Errorf("to be tried again at %s, written at %s", l.NextAt, l.At)
 			}
 			if diff := cmp.Diff(tc.want, want{l.Reason, l.Code, l.Message, calls}); diff != "" {
 				t.Error(diff)

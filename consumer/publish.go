@@ -142,6 +142,9 @@ func (c *Config) letterOf(rec *kgo.Record, ev *Event, f failure, now time.Time) 
 	if !f.first.IsZero() {
 		l.FirstAt = f.first.UTC().Truncate(time.Microsecond)
 	}
+	if f.code == codeGaveUp || f.code == codePanic {
+		c.LetterRetry.Plan(&l)
+	}
 	return l
 }
 

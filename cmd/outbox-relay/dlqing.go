@@ -13,6 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/holdwall/outbox-relay/dlq"
+	"github.com/holdwall/outbox-relay/internal/config"
 	"github.com/holdwall/outbox-relay/internal/fault"
 	"github.com/holdwall/outbox-relay/internal/kafka"
 	"github.com/holdwall/outbox-relay/outbox"
@@ -47,8 +48,9 @@ func newLetterDesk(p *parts, by string) (*letterDesk, error) {
 }
 
 // schedule is when letters that may heal are tried again.
-func (p *parts) schedule() dlq.Schedule {
-	o := p.cfg.Outbox
+func (p *parts) schedule() dlq.Schedule { return scheduleOf(p.cfg.Outbox) }
+
+func scheduleOf(o config.Outbox) dlq.Schedule {
 	return dlq.Schedule{Base: o.DLQRetryBase, Max: o.DLQRetryMax, Attempts: o.DLQRetryAttempts}
 }
 

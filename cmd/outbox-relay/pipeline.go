@@ -71,6 +71,7 @@ func (c *pipelineCmd) Run(a *app) error {
 	if len(member.Topics) == 0 {
 		member.Topics = []string{cfg.Kafka.EventsTopic}
 	}
+	member.LetterRetry = scheduleOf(cfg.Outbox)
 	if member.DeadLetterTopic == "" {
 		member.DeadLetterTopic = cfg.Kafka.DLQTopic
 	}
