@@ -35,6 +35,11 @@ func (c *Consumer) commitOften(ctx context.Context) {
 func (c *Consumer) commit(ctx context.Context, parts []*part) error {
 	c.commitMu.Lock()
 	defer c.commitMu.Unlock()
+	return c.commitLocked(ctx, parts)
+}
+
+// commitLocked takes limits.commit at most: a rebalance may wait for it.
+func (c *Consumer) commitLocked(ctx context.Context, parts []*part) error {
 	offsets := map[string]map[int32]kgo.EpochOffset{}
 	marks := map[string]map[int32]string{}
 	sent := map[*part]int64{}
@@ -56,7 +61,7 @@ func (c *Consumer) commit(ctx context.Context, parts []*part) error {
 	if len(sent) == 0 {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
+	ctx, cancel := context.WithTimeout(ctx, c.limits.commit)
 	defer cancel()
 	ctx = kgo.PreCommitFnContext(ctx, func(req *kmsg.OffsetCommitRequest) error {
 		for i := range req.Topics {

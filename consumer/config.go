@@ -26,8 +26,28 @@ const (
 	DefaultMaxLetterBytes   = 1_000_000
 )
 
-// maxDrain leaves room inside the group's rebalance time-out, 60 s.
+// maxDrain is the drain of limitsOf for the client's own rebalance time-out,
+// 60 s.
 const maxDrain = 45 * time.Second
+
+// limits are what a rebalance may wait for here. A member that takes longer than
+// the rebalance time-out is thrown out, and what it did and did not commit is
+// done again by the next owner.
+type limits struct {
+	drain  time.Duration // calls that run
+	moment time.Duration // for them to return after their context has ended
+	commit time.Duration // one commit
+}
+
+// limitsOf shares the rebalance time-out out, so that the drain, the moment and
+// two commits, one under way and our own, stay below it.
+func limitsOf(rebalance, drain time.Duration) limits {
+	return limits{
+		drain:  min(drain, rebalance*3/4),
+		moment: min(lastMoment, rebalance/20),
+		commit: min(commitTimeout, rebalance/12),
+	}
+}
 
 // Dedupe chooses what the consumer itself does against doing things twice.
 type Dedupe int
@@ -100,7 +120,9 @@ type Config struct {
 	Foreign      Foreign
 
 	CommitInterval time.Duration
-	DrainTimeout   time.Duration // what running calls get when a partition goes or Run ends
+	// DrainTimeout is what running calls get when a partition goes or Run ends.
+	// When a partition goes, 3/4 of the client's rebalance time-out is the most.
+	DrainTimeout time.Duration
 
 	ReadUncommitted bool // also deliver what may be rolled back
 

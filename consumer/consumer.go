@@ -18,6 +18,7 @@ type Consumer struct {
 	sched   *sched
 	metrics *metrics
 	client  *kgo.Client // from Run on
+	limits  limits      // likewise
 	started chan struct{}
 	once    sync.Once
 
@@ -83,12 +84,17 @@ func (c *Consumer) Run(ctx context.Context) error {
 		return fmt.Errorf("open the consumer's client: %w", err)
 	}
 	c.client = client
+	c.limits = limitsOf(client.OptValue(kgo.RebalanceTimeout).(time.Duration), c.cfg.DrainTimeout)
+	if c.limits.drain < c.cfg.DrainTimeout {
+		c.log.Warn("DrainTimeout is cut in a rebalance: the client's rebalance time-out is too short for it",
+			slog.Duration("drain_timeout", c.cfg.DrainTimeout), slog.Duration("cut_to", c.limits.drain))
+	}
 	close(c.started)
 
 	var workers, committer sync.WaitGroup
 	for range c.cfg.Concurrency {
 		workers.Go(func() {
-			w := &worker{c: c, epoch: time.Now()}
+			w := &worker{c: c, parser: parser{retry: c.cfg.RetryTopic}, epoch: time.Now()}
 			w.work()
 		})
 	}
@@ -106,7 +112,7 @@ func (c *Consumer) Run(ctx context.Context) error {
 // stop ends what runs, commits and leaves.
 func (c *Consumer) stop(workers *sync.WaitGroup) error {
 	parts := c.all()
-	c.sched.revoke(parts, c.cfg.DrainTimeout)
+	c.sched.revoke(parts, c.cfg.DrainTimeout, lastMoment)
 	if err := c.commit(context.Background(), parts); err != nil {
 		c.log.Warn("commit at the end; what is not committed comes again", slog.Any("error", err))
 	}
@@ -155,7 +161,8 @@ func (c *Consumer) Resume() {
 
 // Drain takes no further records and returns when all that were taken are done
 // and committed, or ctx has ended. Records of the retry topic that are not due
-// are not waited for. Resume goes on.
+// are not waited for, nor, while the consumer is paused, what has not begun:
+// then it ends with the calls that run. Resume goes on.
 func (c *Consumer) Drain(ctx context.Context) error {
 	c.drainMu.Lock()
 	defer c.drainMu.Unlock()
@@ -167,7 +174,7 @@ func (c *Consumer) Drain(ctx context.Context) error {
 	if err := c.draining.close(ctx); err != nil {
 		return err
 	}
-	for c.sched.records.Load() > 0 {
+	for !c.sched.quiet() {
 		select {
 		case <-c.sched.empty:
 		case <-ctx.Done():

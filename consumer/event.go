@@ -40,6 +40,7 @@ type Event struct {
 	Attempt    int  // 1-based; goes on counting through the retry topic, and starts anew with a replay
 
 	group      string    // consumer group that a replay is meant for
+	replayOf   bool      // the record names the letter that it was
 	replayedAt string    // tells one replay of an event from the next
 	failed     int       // attempts before this delivery, on the retry topic
 	firstAt    time.Time // of them

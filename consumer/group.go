@@ -91,13 +91,16 @@ func (c *Consumer) revoked(tps map[string][]int32) {
 		return
 	}
 	c.metrics.rebalances.WithLabelValues(taken).Inc()
-	c.sched.revoke(parts, c.cfg.DrainTimeout)
-	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
-	defer cancel()
-	if err := c.commit(ctx, parts); err != nil {
+	c.sched.revoke(parts, c.limits.drain, c.limits.moment)
+	// One lock for both: a further commit between them would take its time, and
+	// the rebalance's.
+	c.commitMu.Lock()
+	err := c.commitLocked(context.Background(), parts)
+	c.forgetLocked(parts)
+	c.commitMu.Unlock()
+	if err != nil {
 		c.log.Warn("commit what is taken away; its new owner begins where the last commit was", slog.Any("error", err))
 	}
-	c.forget(parts)
 	c.unblockRetries()
 	c.log.Info("partitions revoked", slog.Any("partitions", tps))
 }
@@ -161,6 +164,10 @@ func (c *Consumer) all() []*part {
 func (c *Consumer) forget(parts []*part) {
 	c.commitMu.Lock()
 	defer c.commitMu.Unlock()
+	c.forgetLocked(parts)
+}
+
+func (c *Consumer) forgetLocked(parts []*part) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, p := range parts {

@@ -53,6 +53,26 @@ func CreateInbox(ctx context.Context, db Execer) error {
 	return nil
 }
 
+// InboxOption changes what [Inbox] and [InboxStd] do.
+type InboxOption func(*inbox)
+
+type inbox struct{ key func(Event) string }
+
+// InboxKey notes what key returns, instead of [Event.Identity]. It has to be the
+// same for each delivery of an event and different for any two events; with
+// ev.Position.Source in it, renaming a slot makes old events new.
+func InboxKey(key func(Event) string) InboxOption {
+	return func(i *inbox) { i.key = key }
+}
+
+func inboxOf(opts []InboxOption) inbox {
+	i := inbox{key: func(ev Event) string { return ev.Identity() }}
+	for _, o := range opts {
+		o(&i)
+	}
+	return i
+}
+
 // Inbox returns a handler that calls f in a transaction which also notes the
 // event's identity under the consumer's name. An event that is noted already is
 // skipped. So the effects of f in that transaction happen exactly once per
@@ -61,7 +81,14 @@ func CreateInbox(ctx context.Context, db Execer) error {
 // A second delivery that meets the first in the middle waits for it to end.
 // Identities are kept until [CleanInbox] removes them, which must not be sooner
 // than an event can come again.
-func Inbox(db Beginner, consumer string, f func(ctx context.Context, tx pgx.Tx, ev Event) error) Handler {
+//
+// The identity is the event's ID and nothing else, so that an event that comes
+// again under the name of a new slot is known. It must therefore be unique over
+// all sources that the consumer reads: of two tables with serial ids in one
+// topic, the second's events would be skipped. Give each its own consumer name,
+// or [InboxKey].
+func Inbox(db Beginner, consumer string, f func(ctx context.Context, tx pgx.Tx, ev Event) error, opts ...InboxOption) Handler {
+	set := inboxOf(opts)
 	return func(ctx context.Context, ev Event) (err error) {
 		tx, err := db.Begin(ctx)
 		if err != nil {
@@ -73,7 +100,7 @@ func Inbox(db Beginner, consumer string, f func(ctx context.Context, tx pgx.Tx, 
 			defer cancel()
 			_ = tx.Rollback(end) // nothing after a commit
 		}()
-		tag, err := tx.Exec(ctx, inboxInsert, consumer, ev.Identity())
+		tag, err := tx.Exec(ctx, inboxInsert, consumer, set.key(ev))
 		switch {
 		case err != nil:
 			return fmt.Errorf("note the event: %w", err)
@@ -92,14 +119,15 @@ func Inbox(db Beginner, consumer string, f func(ctx context.Context, tx pgx.Tx, 
 }
 
 // InboxStd is [Inbox] for database/sql, with any Postgres driver.
-func InboxStd(db *sql.DB, consumer string, f func(ctx context.Context, tx *sql.Tx, ev Event) error) Handler {
+func InboxStd(db *sql.DB, consumer string, f func(ctx context.Context, tx *sql.Tx, ev Event) error, opts ...InboxOption) Handler {
+	set := inboxOf(opts)
 	return func(ctx context.Context, ev Event) (err error) {
 		tx, err := db.BeginTx(ctx, nil)
 		if err != nil {
 			return fmt.Errorf("begin the event's transaction: %w", err)
 		}
 		defer func() { _ = tx.Rollback() }() // nothing after a commit
-		noted, err := tx.ExecContext(ctx, inboxInsert, consumer, ev.Identity())
+		noted, err := tx.ExecContext(ctx, inboxInsert, consumer, set.key(ev))
 		if err != nil {
 			return fmt.Errorf("note the event: %w", err)
 		}

@@ -35,11 +35,13 @@ const headerSlab = 256
 // of their position and time, so the last of each is remembered. It is for one
 // goroutine.
 type parser struct {
+	retry   string // topic of the group; "" for none
 	lsnText []byte // copies: a view would keep the record's batch
 	lsn     pglogrepl.LSN
 	tsText  []byte
 	ts      time.Time
 	slab    []outbox.Header
+	origin  []byte // header of the record that is being read
 }
 
 // view is b as a text, without a copy. Nobody writes to a fetched record.
@@ -54,6 +56,7 @@ func (p *parser) parse(rec *kgo.Record, ev *Event) {
 	}
 	from := len(p.slab)
 	hasLSN := false
+	p.origin = nil
 	for i := range rec.Headers {
 		h := &rec.Headers[i]
 		switch h.Key {
@@ -102,6 +105,12 @@ func (p *parser) parse(rec *kgo.Record, ev *Event) {
 	if n := len(p.slab); n > from {
 		ev.Headers = p.slab[from:n:n]
 	}
+	// Anybody can write to a topic of events. Only what this package or a replay
+	// of its letters put there names another place, or a stranger's header would
+	// choose where the letter's replay goes.
+	if p.origin != nil && (p.ours(rec) || ev.Replayed && ev.replayOf) {
+		p.parseOrigin(ev)
+	}
 	ev.foreign = ev.ID == "" || !hasLSN
 }
 
@@ -110,6 +119,8 @@ func (p *parser) parseReserved(h *kgo.RecordHeader, ev *Event) {
 	switch h.Key {
 	case outbox.HeaderReplayed:
 		ev.Replayed, ev.replayedAt = true, view(h.Value)
+	case outbox.HeaderReplayOf:
+		ev.replayOf = true
 	case outbox.HeaderGroup:
 		ev.group = view(h.Value)
 	case HeaderFailed:
@@ -120,13 +131,20 @@ func (p *parser) parseReserved(h *kgo.RecordHeader, ev *Event) {
 	case HeaderFirstAt:
 		ev.firstAt = p.parseTime(h.Key, view(h.Value), ev)
 	case HeaderOrigin:
-		topic, partition, offset, ok := parsePlace(view(h.Value))
-		if !ok {
-			ev.fault(h.Key)
-			return
-		}
-		ev.Topic, ev.Partition, ev.Offset = topic, partition, offset
+		p.origin = h.Value
 	}
+}
+
+// ours tells whether the record stands on the group's retry topic.
+func (p *parser) ours(rec *kgo.Record) bool { return p.retry != "" && rec.Topic == p.retry }
+
+func (p *parser) parseOrigin(ev *Event) {
+	topic, partition, offset, ok := parsePlace(view(p.origin))
+	if !ok {
+		ev.fault(HeaderOrigin)
+		return
+	}
+	ev.Topic, ev.Partition, ev.Offset = topic, partition, offset
 }
 
 // fault remembers the first header that cannot be read.

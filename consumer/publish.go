@@ -23,6 +23,7 @@ const (
 	codePanic     = "OBX-2202"
 	codeHeader    = "OBX-2203"
 	codeForeign   = "OBX-2204"
+	codeRefused   = "OBX-2205"
 )
 
 const (

@@ -19,7 +19,7 @@ const pollPause = 200 * time.Millisecond
 // poll to the end of the hand-over, which does not wait for anything: no record
 // of a partition can turn up after it was taken away.
 func (c *Consumer) read(ctx context.Context) {
-	judge := &judge{c: c, mean: firstMean}
+	judge := &judge{c: c, parser: parser{retry: c.cfg.RetryTopic}, mean: firstMean}
 	for {
 		if !c.room(ctx) {
 			return

@@ -26,6 +26,7 @@ type sched struct {
 	frozen  bool // paused for good
 	stopped bool
 	keyed   bool // each record goes to the queue of its key
+	working int  // workers that have taken something
 
 	// nudge changes when workers have to look up: a key is due beside a run,
 	// the consumer pauses, a partition goes. It saves a lock for each record.
@@ -274,6 +275,7 @@ func (s *sched) take(w *worker) (q *keyq, r *run, ok bool) {
 				w.items = append(w.items[:0], q.items.all()[:q.taken]...)
 				p := q.part
 				p.running++
+				s.working++
 				p.started = max(p.started, w.items[q.taken-1].rec.Offset)
 				return q, nil, true
 			}
@@ -283,6 +285,7 @@ func (s *sched) take(w *worker) (q *keyq, r *run, ok bool) {
 					continue
 				}
 				r.c.part.running++
+				s.working++
 				return nil, r, true
 			}
 		}
@@ -304,7 +307,7 @@ func (s *sched) finishKey(q *keyq, n int, again bool, d time.Duration, now time.
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	p := q.part
-	p.running--
+	s.returned(p)
 	if n > 0 {
 		q.items.drop(n)
 		q.failed = 0
@@ -333,7 +336,7 @@ func (s *sched) finishKey(q *keyq, n int, again bool, d time.Duration, now time.
 func (s *sched) abandonKey(q *keyq, n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	q.part.running--
+	s.returned(q.part)
 	q.items.drop(n)
 	s.dropKey(q)
 	s.checkIdle(q.part)
@@ -344,7 +347,7 @@ func (s *sched) finishRun(r *run) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	p := r.c.part
-	p.running--
+	s.returned(p)
 	if r.at < len(r.recs) {
 		if p.state == live {
 			s.runs.pushFront(r)
@@ -353,6 +356,23 @@ func (s *sched) finishRun(r *run) {
 		}
 	}
 	s.checkIdle(p)
+}
+
+// returned takes note that a worker has come back.
+func (s *sched) returned(p *part) {
+	p.running--
+	s.working--
+	if s.paused && s.working == 0 {
+		kick(s.empty)
+	}
+}
+
+// quiet tells whether there is nothing to wait for: nothing is in flight or, as
+// long as nothing may begin, nothing runs.
+func (s *sched) quiet() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.records.Load() == 0 || s.paused && s.working == 0
 }
 
 func (s *sched) checkIdle(p *part) {

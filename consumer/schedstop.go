@@ -8,6 +8,7 @@ func (s *sched) pause() {
 	defer s.mu.Unlock()
 	s.paused = true
 	s.nudge.Add(1)
+	kick(s.empty)
 }
 
 func (s *sched) resume() {
@@ -23,6 +24,7 @@ func (s *sched) freeze() {
 	defer s.mu.Unlock()
 	s.paused, s.frozen = true, true
 	s.nudge.Add(1)
+	kick(s.empty)
 }
 
 // stop ends the workers; their partitions have been revoked before.
@@ -39,7 +41,7 @@ func (s *sched) stop() {
 // rest is dropped; whoever owns the partition next reads it again. It returns
 // when all is quiet or the time is over; then the calls' contexts end, and after
 // a last moment they no longer count.
-func (s *sched) revoke(parts []*part, budget time.Duration) {
+func (s *sched) revoke(parts []*part, budget, moment time.Duration) {
 	s.mu.Lock()
 	for _, p := range parts {
 		p.state = revoked
@@ -57,7 +59,7 @@ func (s *sched) revoke(parts []*part, budget time.Duration) {
 	for _, p := range parts {
 		p.cancel()
 	}
-	await(parts, lastMoment)
+	await(parts, moment)
 
 	s.mu.Lock()
 	defer s.mu.Unlock()

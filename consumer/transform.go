@@ -63,7 +63,10 @@ type transformer struct {
 	session *kgo.GroupTransactSession
 	tally   tally
 
+	refusals refusals // of the goroutine that polls; workers only read
+
 	mu     sync.Mutex
+	moved  bool               // partitions went since the last poll
 	cancel context.CancelFunc // of the batch under way: its partitions are going
 }
 
@@ -109,6 +112,7 @@ func (t *transformer) rebalanced(kind string, tps map[string][]int32) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.moved = true
 	if t.cancel != nil {
 		t.cancel()
 	}
@@ -128,9 +132,16 @@ func (t *transformer) round(ctx context.Context) error {
 	defer cancel()
 	t.mu.Lock()
 	t.cancel = cancel
+	if t.moved {
+		t.moved, t.refusals = false, refusals{} // or it would wait for what others handle
+	}
 	t.mu.Unlock()
 
-	fetched := t.session.PollRecords(poll, c.cfg.MaxInFlight)
+	most := c.cfg.MaxInFlight
+	if t.refusals.alone() {
+		most = 1
+	}
+	fetched := t.session.PollRecords(poll, most)
 	t.session.AllowRebalance() // the session aborts what a rebalance overtakes
 	fatal, noisy := c.pollErrors(ctx, fetched)
 	if fatal != nil {
@@ -162,37 +173,23 @@ func (t *transformer) round(ctx context.Context) error {
 			}
 		}
 	}
-	return t.commit(ctx, results, commit)
+	return t.commit(ctx, recs, results, commit)
 }
 
 // commit produces the results and ends the transaction with the offsets.
-func (t *transformer) commit(ctx context.Context, results []result, commit bool) error {
+func (t *transformer) commit(ctx context.Context, recs []*kgo.Record, results []result, commit bool) error {
 	c := t.c
 	if err := t.session.Begin(); err != nil {
 		return fmt.Errorf("begin a transaction: %w", err)
 	}
 	var (
-		mu     sync.Mutex
 		failed error
+		wrong  []bad
 	)
 	if commit {
-		for i := range results {
-			for _, r := range results[i].out {
-				t.session.Produce(ctx, r, func(_ *kgo.Record, err error) {
-					if err != nil {
-						mu.Lock()
-						failed = errors.Join(failed, err)
-						mu.Unlock()
-					}
-				})
-			}
-		}
-		if err := t.session.Client().Flush(ctx); err != nil {
-			commit = false
-		}
-		mu.Lock()
-		commit = commit && failed == nil
-		mu.Unlock()
+		var flushed bool
+		failed, wrong, flushed = t.produce(ctx, results)
+		commit = flushed && failed == nil
 	}
 	// Cancelled in the middle, the end of a transaction is unknown by our own
 	// hand.
@@ -205,16 +202,63 @@ func (t *transformer) commit(ctx context.Context, results []result, commit bool)
 		return fmt.Errorf("end a transaction: %w", errors.Join(err, failed))
 	case !ok:
 		c.metrics.transacts.WithLabelValues("aborted").Inc()
+		if len(wrong) > 0 {
+			return t.blame(recs, results, wrong)
+		}
 		if failed != nil {
 			return fmt.Errorf("produce in a transaction: %w", failed)
 		}
 		return ctx.Err()
 	}
 	c.metrics.transacts.WithLabelValues("committed").Inc()
+	t.refusals.passed(recs)
 	for i := range results {
 		results[i].count(c, &t.tally)
 	}
 	return ctx.Err()
+}
+
+// produce sends the results and waits for them. Of what failed, it returns apart
+// what was refused for the record's own sake.
+func (t *transformer) produce(ctx context.Context, results []result) (failed error, wrong []bad, flushed bool) {
+	var mu sync.Mutex
+	alone := t.refusals.alone()
+	client := t.session.Client()
+	topicless := client.OptValue(kgo.DefaultProduceTopic) == ""
+	for i := range results {
+		for _, r := range results[i].out {
+			note := func(_ *kgo.Record, err error) {
+				if err == nil {
+					return
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				failed = errors.Join(failed, err)
+				if refused(err) {
+					wrong = append(wrong, bad{i, r.Topic, err})
+				}
+			}
+			if r.Topic == "" && topicless {
+				note(r, errNoTopic)
+				continue
+			}
+			t.session.Produce(ctx, r, note)
+			if !alone {
+				continue
+			}
+			flushed = client.Flush(ctx) == nil
+			mu.Lock()
+			stop := !flushed || failed != nil
+			mu.Unlock()
+			if stop {
+				return failed, wrong, false
+			}
+		}
+	}
+	flushed = client.Flush(ctx) == nil
+	mu.Lock()
+	defer mu.Unlock()
+	return failed, wrong, flushed
 }
 
 // result of one event: records to produce, and what to count once they are
@@ -265,7 +309,7 @@ func (t *transformer) transform(ctx context.Context, recs []*kgo.Record) []resul
 	tallies := make([]tally, min(t.c.cfg.Concurrency, len(order)))
 	for w := range tallies {
 		workers.Go(func() {
-			one := &transformWorker{c: t.c, tally: &tallies[w]}
+			one := &transformWorker{c: t.c, refusals: &t.refusals, tally: &tallies[w]}
 			for k := range next {
 				for _, i := range lines[k] {
 					if results[i] = one.event(ctx, recs[i]); results[i].err != nil {

@@ -1,6 +1,7 @@
 package consumer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -15,9 +16,10 @@ import (
 // transformWorker calls Config.Transform.
 type transformWorker struct {
 	parser
-	c     *Consumer
-	tally *tally // of durations; what became of events counts once committed
-	ev    Event
+	c        *Consumer
+	refusals *refusals
+	tally    *tally // of durations; what became of events counts once committed
+	ev       Event
 }
 
 // event transforms one event, trying again in place. Its error means that the
@@ -32,6 +34,9 @@ func (w *transformWorker) event(ctx context.Context, rec *kgo.Record) result {
 		return result{skip: skipGroup}
 	case ev.foreign && cfg.Foreign == LetterForeign:
 		return w.letter(rec, failure{reason: dlq.Decode, code: codeForeign, text: "the record was not written by a relay"})
+	}
+	if r := w.refusals.of(rec); r.err != nil {
+		return w.letter(rec, failure{reason: dlq.Handler, code: codeRefused, tries: ev.Attempt, err: r.err})
 	}
 	var first time.Time
 	for {
@@ -95,5 +100,6 @@ func (w *transformWorker) letter(rec *kgo.Record, f failure) result {
 	}
 	l := cfg.letterOf(rec, ev, f, time.Now())
 	w.c.log.Warn("event becomes a dead letter", append(where(ev), slog.String("reason", string(f.reason)), slog.String("code", f.code), slog.String("error", l.Message))...)
-	return result{out: []*kgo.Record{l.Record(cfg.DeadLetterTopic, cfg.MaxLetterBytes)}, skip: -1, reason: f.reason}
+	limit := cmp.Or(w.refusals.of(rec).limit, cfg.MaxLetterBytes)
+	return result{out: []*kgo.Record{l.Record(cfg.DeadLetterTopic, limit)}, skip: -1, reason: f.reason}
 }

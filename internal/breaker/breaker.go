@@ -216,10 +216,10 @@ func (b *Breaker) change(to State) {
 	b.mu.Unlock()
 
 	b.opts.Metrics.changed(b.opts.Name, to)
-	b.lines.change(from, st)
 	if b.opts.OnChange != nil {
 		b.opts.OnChange(st)
 	}
+	b.lines.change(from, st) // last: who acts on the line finds everything else in step
 }
 
 // Status returns what the breaker is now.

@@ -40,6 +40,7 @@ var (
 	HandlerPanicked  = code("OBX-2202", "handler_panicked", Reject, "a consumer's handler panicked on every attempt that it had", "the stack is in the consumer's log; correct the handler, then outbox-relay dlq replay --id <id>")
 	HeaderUnreadable = code("OBX-2203", "header_unreadable", Reject, "a header that the relay writes does not have the form that the relay gives it", "find out who wrote or changed the record; the letter names the header")
 	RecordForeign    = code("OBX-2204", "record_foreign", Reject, "a record in the topic was not written by a relay, and the consumer was told to refuse those", "find out who writes to the topic, or let the consumer handle foreign records")
+	ResultRefused    = code("OBX-2205", "result_refused", Reject, "Kafka will not take a record that a consumer's Transform made of the event: it is too large, or its form is not allowed", "the message names the topic and the broker's answer; correct Transform or the topic, then outbox-relay dlq replay --id <id>")
 
 	WebhookRefused     = code("OBX-2220", "webhook_refused", Reject, "the receiver will not take this event, now or later", "see the status: outbox-relay dlq list --reason handler; correct the receiver, then outbox-relay dlq replay")
 	WebhookRedirect    = code("OBX-2221", "webhook_redirect", Reject, "the receiver answered with a redirect, and redirects are not followed", "set --webhook-url to the address that the message names")
