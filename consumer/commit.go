@@ -24,7 +24,7 @@ func (c *Consumer) commitOften(ctx context.Context) {
 		}
 		parts := c.all()
 		// What was not committed now is committed next time, with more.
-		if err := c.commit(ctx, parts); err != nil && ctx.Err() == nil {
+		if err := c.commit(ctx, c.limits.commit, parts); err != nil && ctx.Err() == nil {
 			c.log.Warn("commit offsets", slog.Any("error", err))
 		}
 		c.metrics.lags(parts)
@@ -32,14 +32,13 @@ func (c *Consumer) commitOften(ctx context.Context) {
 }
 
 // commit commits the unbroken done prefix of the partitions that moved.
-func (c *Consumer) commit(ctx context.Context, parts []*part) error {
+func (c *Consumer) commit(ctx context.Context, most time.Duration, parts []*part) error {
 	c.commitMu.Lock()
 	defer c.commitMu.Unlock()
-	return c.commitLocked(ctx, parts)
+	return c.commitLocked(ctx, most, parts)
 }
 
-// commitLocked takes limits.commit at most: a rebalance may wait for it.
-func (c *Consumer) commitLocked(ctx context.Context, parts []*part) error {
+func (c *Consumer) commitLocked(ctx context.Context, most time.Duration, parts []*part) error {
 	offsets := map[string]map[int32]kgo.EpochOffset{}
 	marks := map[string]map[int32]string{}
 	sent := map[*part]int64{}
@@ -61,7 +60,7 @@ func (c *Consumer) commitLocked(ctx context.Context, parts []*part) error {
 	if len(sent) == 0 {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, c.limits.commit)
+	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
 	ctx = kgo.PreCommitFnContext(ctx, func(req *kmsg.OffsetCommitRequest) error {
 		for i := range req.Topics {

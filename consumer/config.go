@@ -40,12 +40,13 @@ type limits struct {
 }
 
 // limitsOf shares the rebalance time-out out, so that the drain, the moment and
-// two commits, one under way and our own, stay below it.
+// three commits stay below it: ours, one of the interval and one of Drain, which
+// may stand in front of it.
 func limitsOf(rebalance, drain time.Duration) limits {
 	return limits{
 		drain:  min(drain, rebalance*3/4),
 		moment: min(lastMoment, rebalance/20),
-		commit: min(commitTimeout, rebalance/12),
+		commit: min(commitTimeout, rebalance/18),
 	}
 }
 

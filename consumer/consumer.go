@@ -113,7 +113,7 @@ func (c *Consumer) Run(ctx context.Context) error {
 func (c *Consumer) stop(workers *sync.WaitGroup) error {
 	parts := c.all()
 	c.sched.revoke(parts, c.cfg.DrainTimeout, lastMoment)
-	if err := c.commit(context.Background(), parts); err != nil {
+	if err := c.commit(context.Background(), commitTimeout, parts); err != nil {
 		c.log.Warn("commit at the end; what is not committed comes again", slog.Any("error", err))
 	}
 	c.forget(parts)
@@ -181,5 +181,5 @@ func (c *Consumer) Drain(ctx context.Context) error {
 			return fmt.Errorf("drain: %d records in flight: %w", c.sched.records.Load(), ctx.Err())
 		}
 	}
-	return c.commit(ctx, c.all())
+	return c.commit(ctx, c.limits.commit, c.all())
 }

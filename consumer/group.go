@@ -95,7 +95,7 @@ func (c *Consumer) revoked(tps map[string][]int32) {
 	// One lock for both: a further commit between them would take its time, and
 	// the rebalance's.
 	c.commitMu.Lock()
-	err := c.commitLocked(context.Background(), parts)
+	err := c.commitLocked(context.Background(), c.limits.commit, parts)
 	c.forgetLocked(parts)
 	c.commitMu.Unlock()
 	if err != nil {

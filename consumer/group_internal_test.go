@@ -47,6 +47,22 @@ func TestRetryTopicGoesOn(t *testing.T) {
 	}
 }
 
+// Whatever the client's rebalance time-out is, a member gives its partitions away
+// within it.
+func TestLimitsStayBelowTheRebalance(t *testing.T) {
+	for _, rebalance := range []time.Duration{100 * time.Millisecond, time.Second, 10 * time.Second, time.Minute, 10 * time.Minute} {
+		for _, drain := range []time.Duration{time.Millisecond, DefaultDrainTimeout, maxDrain} {
+			l := limitsOf(rebalance, drain)
+			if sum := l.drain + l.moment + 3*l.commit; sum > rebalance*97/100 || l.drain > drain || l.commit <= 0 {
+				t.Errorf("%s of %s: %+v", sum, rebalance, l)
+			}
+		}
+	}
+	if l := limitsOf(time.Minute, maxDrain); l.drain != maxDrain {
+		t.Errorf("the longest drain is cut to %s by the usual time-out", l.drain)
+	}
+}
+
 // A queue that is kept for reuse keeps nothing else: its key is a view of the
 // batch that it came in.
 func TestSpareQueuesKeepNothing(t *testing.T) {

@@ -22,7 +22,8 @@ import (
 type Handler func(ctx context.Context, ev Event) error
 
 // Transform returns the records that an event turns into. They are committed
-// to Kafka together with the event's own offset, or not at all.
+// to Kafka together with the event's own offset, or not at all. An event of
+// whose records Kafka refuses one for good becomes a dead letter.
 type Transform func(ctx context.Context, ev Event) ([]*kgo.Record, error)
 
 // ErrSkip tells that the event was done before. It counts as done, and is

@@ -108,6 +108,28 @@ func TestInbox(t *testing.T) {
 	}
 }
 
+// Two sources may have the same ids, if the key says which one it is.
+func TestInboxKey(t *testing.T) {
+	pool, _ := inboxes(t)
+	std := stdlib.OpenDBFromPool(pool)
+	t.Cleanup(func() { std.Close() })
+	key := consumer.InboxKey(func(ev consumer.Event) string { return ev.Position.Source + " " + ev.ID })
+	for name, handle := range map[string]consumer.Handler{
+		"pgx":          consumer.Inbox(pool, "keyed", func(context.Context, pgx.Tx, consumer.Event) error { return nil }, key),
+		"database/sql": consumer.InboxStd(std, "keyed std", func(context.Context, *sql.Tx, consumer.Event) error { return nil }, key),
+	} {
+		for i, c := range []struct {
+			source string
+			want   error
+		}{{"a/s", nil}, {"b/s", nil}, {"a/s", consumer.ErrSkip}} {
+			ev := consumer.Event{ID: "1", Position: consumer.Position{Source: c.source}}
+			if err := handle(t.Context(), ev); !errors.Is(err, c.want) {
+				t.Errorf("%s: delivery %d: %v", name, i, err)
+			}
+		}
+	}
+}
+
 // Two deliveries at the same time have one effect, whether the first commits or
 // not.
 func TestInboxConcurrently(t *testing.T) {

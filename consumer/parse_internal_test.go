@@ -70,6 +70,38 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
+// A place is believed where this package or a replay wrote it, and nowhere else.
+func TestOriginIsBelievedFromOurs(t *testing.T) {
+	h := func(name string) kgo.RecordHeader {
+		return kgo.RecordHeader{Key: name, Value: []byte("payments/3/99")}
+	}
+	for name, c := range map[string]struct {
+		topic, retry string
+		headers      []kgo.RecordHeader
+		want         string
+	}{
+		"a stranger's":           {"events", "billing.retry", []kgo.RecordHeader{h(HeaderOrigin)}, "events/2/5"},
+		"without retry topic":    {"", "", []kgo.RecordHeader{h(HeaderOrigin)}, "/2/5"},
+		"another retry topic":    {"mail.retry", "billing.retry", []kgo.RecordHeader{h(HeaderOrigin)}, "mail.retry/2/5"},
+		"half a replay":          {"events", "", []kgo.RecordHeader{h(HeaderOrigin), h(outbox.HeaderReplayed)}, "events/2/5"},
+		"a replay":               {"events", "", []kgo.RecordHeader{h(HeaderOrigin), h(outbox.HeaderReplayOf), h(outbox.HeaderReplayed)}, "payments/3/99"},
+		"of the retry topic":     {"billing.retry", "billing.retry", []kgo.RecordHeader{h(HeaderOrigin)}, "payments/3/99"},
+		"unreadable and strange": {"events", "billing.retry", []kgo.RecordHeader{{Key: HeaderOrigin, Value: []byte("x")}}, "events/2/5"},
+	} {
+		p := parser{retry: c.retry}
+		var ev Event
+		p.parse(&kgo.Record{Topic: c.topic, Partition: 2, Offset: 5, Headers: c.headers}, &ev)
+		if got := place(ev.Topic, ev.Partition, ev.Offset); got != c.want || ev.bad != "" {
+			t.Errorf("%s: %s, bad %q", name, got, ev.bad)
+		}
+		// And not for the next record.
+		p.parse(&kgo.Record{Topic: "billing.retry", Partition: 2, Offset: 6}, &ev)
+		if ev.Offset != 6 {
+			t.Errorf("%s: it stays for the next record", name)
+		}
+	}
+}
+
 func TestParseLSN(t *testing.T) {
 	for text, want := range map[string]struct {
 		lsn uint64

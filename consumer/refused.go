@@ -83,10 +83,8 @@ func (d *refusals) passed(recs []*kgo.Record) {
 // letters to take it.
 func (t *transformer) blame(recs []*kgo.Record, results []result, all []bad) error {
 	d, c := &t.refusals, t.c
-	if len(all) > 1 {
-		if d.until == nil {
-			d.until = map[spot]int64{}
-		}
+	if len(all) > 1 && !d.alone() {
+		d.until = map[spot]int64{}
 		for _, b := range all {
 			r := recs[b.event]
 			s := spot{r.Topic, r.Partition}
@@ -95,7 +93,7 @@ func (t *transformer) blame(recs []*kgo.Record, results []result, all []bad) err
 		c.log.Warn("results were refused; events go one at a time until it is found which", slog.Int("records", len(all)), slog.Any("error", all[0].err))
 		return nil
 	}
-	b := all[0]
+	b := all[0] // of all that were alone, one is enough
 	r := recs[b.event]
 	known := d.of(r)
 	if results[b.event].reason == "" {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -68,10 +69,14 @@ func TestTransformRefusedResults(t *testing.T) {
 			cfg.Client = append(cfg.Client, kgo.ProducerBatchCompression(kgo.NoCompression()))
 			cfg.Transform = func(ctx context.Context, ev consumer.Event) ([]*kgo.Record, error) {
 				out, err := double(ctx, ev)
-				if v := string(ev.Payload); v == "5" || v == "17" {
+				if v := string(ev.Payload); v == "5" || v == "25" {
 					r := tc.result
 					r.Key = ev.Key
 					out = []*kgo.Record{out[0], &r}
+					if v == "25" { // several of one event
+						more := r
+						out = append(out, &more)
+					}
 				}
 				return out, err
 			}
@@ -83,14 +88,14 @@ func TestTransformRefusedResults(t *testing.T) {
 			if err := m.stop(); err != nil {
 				t.Error(err)
 			}
-			want = slices.DeleteFunc(want, func(v string) bool { return v == "5" || v == "17" })
+			want = slices.DeleteFunc(want, func(v string) bool { return v == "5" || v == "25" })
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Error(diff)
 			}
 			if at, _ := w.committed(events, 0); at != n {
 				t.Errorf("committed %d", at)
 			}
-			for i, id := range []string{"id-5", "id-17"} {
+			for i, id := range []string{"id-5", "id-25"} {
 				l, err := dlq.Parse(letters[i])
 				if err != nil {
 					t.Fatal(err)
@@ -100,6 +105,54 @@ func TestTransformRefusedResults(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Of several partitions, and with events refused in each, the others come out
+// once and in the order of their keys.
+func TestTransformRefusedOfMany(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 4)
+	const n = 200
+	var recs []*kgo.Record
+	refuse := map[string]bool{}
+	for i := range n {
+		recs = append(recs, event(int32(i%4), "k"+strconv.Itoa(i%12), i))
+		if i%23 == 5 {
+			refuse[strconv.Itoa(i)] = true
+		}
+	}
+	w.produce(recs...)
+	cfg := w.transformConfig()
+	cfg.Concurrency, cfg.MaxInFlight = 3, 100
+	cfg.Transform = func(ctx context.Context, ev consumer.Event) ([]*kgo.Record, error) {
+		out, err := double(ctx, ev)
+		if refuse[string(ev.Payload)] {
+			out[0].Value = bytes.Repeat([]byte("x"), 2_000_000)
+		}
+		return out, err
+	}
+	m := w.start(cfg)
+	out := w.read("out", n-len(refuse))
+	letters := w.read(dead, len(refuse))
+	w.awaitMetric("outbox_consumer_handled_total", nil, float64(n-len(refuse)))
+	if err := m.stop(); err != nil {
+		t.Error(err)
+	}
+	last := map[string]int{}
+	for _, r := range out {
+		i, _ := strconv.Atoi(string(r.Value))
+		if prev, ok := last[string(r.Key)]; ok && i <= prev {
+			t.Errorf("%s: %d after %d", r.Key, i, prev)
+		}
+		last[string(r.Key)] = i
+	}
+	for _, r := range letters {
+		if v := string(r.Value); !refuse[v] {
+			t.Errorf("a letter, or a second one, of %s", v)
+		} else {
+			delete(refuse, v)
+		}
 	}
 }
 

@@ -188,7 +188,7 @@ func (t *transformer) commit(ctx context.Context, recs []*kgo.Record, results []
 	)
 	if commit {
 		var flushed bool
-		failed, wrong, flushed = t.produce(ctx, results)
+		wrong, flushed, failed = t.produce(ctx, results)
 		commit = flushed && failed == nil
 	}
 	// Cancelled in the middle, the end of a transaction is unknown by our own
@@ -220,7 +220,7 @@ func (t *transformer) commit(ctx context.Context, recs []*kgo.Record, results []
 
 // produce sends the results and waits for them. Of what failed, it returns apart
 // what was refused for the record's own sake.
-func (t *transformer) produce(ctx context.Context, results []result) (failed error, wrong []bad, flushed bool) {
+func (t *transformer) produce(ctx context.Context, results []result) (wrong []bad, flushed bool, failed error) {
 	var mu sync.Mutex
 	alone := t.refusals.alone()
 	client := t.session.Client()
@@ -246,19 +246,15 @@ func (t *transformer) produce(ctx context.Context, results []result) (failed err
 			if !alone {
 				continue
 			}
-			flushed = client.Flush(ctx) == nil
-			mu.Lock()
-			stop := !flushed || failed != nil
-			mu.Unlock()
-			if stop {
-				return failed, wrong, false
+			if client.Flush(ctx) != nil {
+				break
 			}
 		}
 	}
 	flushed = client.Flush(ctx) == nil
 	mu.Lock()
 	defer mu.Unlock()
-	return failed, wrong, flushed
+	return wrong, flushed, failed
 }
 
 // result of one event: records to produce, and what to count once they are

@@ -73,17 +73,59 @@ func TestSASL(t *testing.T) {
 	}
 }
 
-// What the user may not do is named, with the topic and the operation.
-func TestRights(t *testing.T) {
+// A relay that parks keys or retries letters cannot do without what else only
+// its tools need.
+func TestRightsForLetters(t *testing.T) {
 	t.Parallel()
+	const read, write = kmsg.ACLOperationRead, kmsg.ACLOperationWrite
+	for name, c := range map[string]struct {
+		park, retry bool
+		without     func(kfake.ACL) bool
+		want        []string
+	}{
+		"neither, letters": {false, false, is("dlq", read), []string{"warn rights OBX-5004"}},
+		"neither, state":   {false, false, is("dlq.state", read), []string{"warn rights OBX-5004"}},
+		"park, letters":    {true, false, is("dlq", read), []string{"fail rights OBX-5004"}},
+		"park, state":      {true, false, is("dlq.state", write), []string{"fail rights OBX-5004"}},
+		"retry, letters":   {false, true, is("dlq", read), []string{"fail rights OBX-5004"}},
+		"retry, state":     {false, true, is("dlq.state", write), []string{"fail rights OBX-5004"}},
+		"park, events":     {true, false, is("events", read), []string{"warn rights OBX-5004"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var acls []kfake.ACL
+			for _, a := range everyRight() {
+				if !c.without(a) {
+					acls = append(acls, a)
+				}
+			}
+			w := newWorld(t, sound(), nil, kfake.EnableSASL(), kfake.EnableACLs(),
+				kfake.Superuser("PLAIN", "admin", "admin"), kfake.User("PLAIN", "app", planted, acls...))
+			w.login("plain", "app", planted)
+			w.cfg.ParkKeys, w.cfg.RetryLetters = c.park, c.retry
+			if r := w.run(t); !cmp.Equal(c.want, troubles(r)) {
+				t.Errorf("want %q:\n%s", c.want, text(r))
+			}
+		})
+	}
+}
+
+// everyRight is what a relay and its tools need on the topics of sound.
+func everyRight() []kfake.ACL {
 	const topic, txn, cluster = kmsg.ACLResourceTypeTopic, kmsg.ACLResourceTypeTransactionalId, kmsg.ACLResourceTypeCluster
-	const read, write, describe, configs = kmsg.ACLOperationRead, kmsg.ACLOperationWrite, kmsg.ACLOperationDescribe, kmsg.ACLOperationDescribeConfigs
-	all := []kfake.ACL{
+	const read, write, configs = kmsg.ACLOperationRead, kmsg.ACLOperationWrite, kmsg.ACLOperationDescribeConfigs
+	return []kfake.ACL{
 		allow(topic, "events", write), allow(topic, "events", read), allow(topic, "dlq", write), allow(topic, "dlq", read),
 		allow(topic, "dlq.state", write), allow(topic, "dlq.state", read), allow(topic, "ckpt", write), allow(topic, "ckpt", read),
 		allow(topic, "events", configs), allow(topic, "dlq", configs), allow(topic, "dlq.state", configs), allow(topic, "ckpt", configs),
 		allow(txn, "outbox-orders-verify", write), allow(cluster, "kafka-cluster", configs),
 	}
+}
+
+// What the user may not do is named, with the topic and the operation.
+func TestRights(t *testing.T) {
+	t.Parallel()
+	const read, write, describe, configs = kmsg.ACLOperationRead, kmsg.ACLOperationWrite, kmsg.ACLOperationDescribe, kmsg.ACLOperationDescribeConfigs
 	for name, c := range map[string]struct {
 		without func(kfake.ACL) bool
 		want    []string
@@ -105,7 +147,7 @@ func TestRights(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var acls []kfake.ACL
-			for _, a := range all {
+			for _, a := range everyRight() {
 				if !c.without(a) {
 					acls = append(acls, a)
 				}
