@@ -45,7 +45,7 @@ chaos: ## long faults: 200 SIGKILLs, 50 of a replay, consumers for 5 minutes, Ka
 	  $(GO) test -count=1 -timeout 60m -v -run 'Chaos|Crash|Killed|AtOnce|ConsumerMember' ./test/chaos
 	OUTBOX_TEST_REAL=1 OUTBOX_OUTAGE_SECONDS=60 $(GO) test -count=1 -timeout 20m -v -run 'Breaker' ./test/e2e
 
-bench: ## throughput and memory against pg_recvlogical, alternating runs
+bench: ## the relay against pg_recvlogical, the consumer library against a bare loop, in turns
 	OUTBOX_TEST_REAL=1 $(GO) test -count=1 -timeout 60m -v -run '^TestBench' ./test/bench
 
 fuzz: ## every fuzz target for a short while
