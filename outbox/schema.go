@@ -3,9 +3,8 @@ package outbox
 import (
 	"embed"
 	"io/fs"
-	"strings"
 
-	"github.com/jackc/pgx/v5"
+	"github.com/holdwall/outbox-relay/internal/migration"
 )
 
 //go:embed migrations/*.sql
@@ -14,11 +13,7 @@ var migrations embed.FS
 // Migrations returns the schema as numbered files in goose's form, for the
 // default table.
 func Migrations() fs.FS {
-	sub, err := fs.Sub(migrations, "migrations")
-	if err != nil {
-		panic(err) // the folder is compiled in
-	}
-	return sub
+	return migration.Folder(migrations, "migrations")
 }
 
 // schemaFile is the only place where the DDL is written down.
@@ -31,24 +26,5 @@ func Schema(table string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	text, err := migrations.ReadFile(schemaFile)
-	if err != nil {
-		panic(err) // the file is compiled in
-	}
-	_, up, _ := strings.Cut(string(text), "-- +goose Up\n")
-	up, _, _ = strings.Cut(up, "-- +goose Down\n")
-	var statements []string
-	for _, s := range strings.Split(up, ";\n") {
-		s = strings.TrimSpace(s)
-		switch {
-		case s == "":
-		case strings.HasPrefix(s, "CREATE SCHEMA"):
-			if t.Schema != "" {
-				statements = append(statements, strings.Replace(s, "outbox", pgx.Identifier{t.Schema}.Sanitize(), 1))
-			}
-		default:
-			statements = append(statements, strings.Replace(s, DefaultTable, t.SQL(), 1))
-		}
-	}
-	return statements, nil
+	return migration.Up(migrations, schemaFile, migration.Table{Default: DefaultTable, Schema: t.Schema, SQL: t.SQL()}), nil
 }

@@ -69,6 +69,14 @@ func (f letterFilter) filter(ids []string, states ...dlq.State) (dlq.Filter, err
 	return out, nil
 }
 
+// statesOf reads --state; none is all of them.
+func statesOf(flag string) []dlq.State {
+	if flag == "all" {
+		return nil
+	}
+	return []dlq.State{dlq.State(flag)}
+}
+
 // everything tells whether nothing was chosen.
 func (f letterFilter) everything(ids []string) bool {
 	return len(ids)+len(f.Reason)+len(f.Code)+len(f.ID)+len(f.Aggregate)+len(f.Group) == 0 && f.Since == "" && f.Until == ""
@@ -111,14 +119,10 @@ type dlqListCmd struct {
 }
 
 func (c *dlqListCmd) Run(a *app) error {
-	var states []dlq.State
-	if c.State != "all" {
-		states = []dlq.State{dlq.State(c.State)}
-	}
 	if err := atLeastZero(c.Max); err != nil {
 		return err
 	}
-	f, err := c.filter(nil, states...)
+	f, err := c.filter(nil, statesOf(c.State)...)
 	if err != nil {
 		return err
 	}
@@ -151,11 +155,7 @@ type dlqExportCmd struct {
 }
 
 func (c *dlqExportCmd) Run(a *app) error {
-	var states []dlq.State
-	if c.State != "all" {
-		states = []dlq.State{dlq.State(c.State)}
-	}
-	f, err := c.filter(c.IDs, states...)
+	f, err := c.filter(c.IDs, statesOf(c.State)...)
 	if err != nil {
 		return err
 	}

@@ -31,6 +31,9 @@ type release struct {
 
 // publishHeld tells follow what is parked.
 func (s *session) publishHeld() {
+	if was := s.held.Load(); was != nil && len(*was)+len(s.triage.order) == 0 {
+		return // as after nearly every commit
+	}
 	held := make([]dlq.Held, len(s.triage.order))
 	for i, k := range s.triage.order {
 		held[i] = dlq.Held{

@@ -33,12 +33,7 @@ func onPgx(tx pgx.Tx, w *outbox.Writer) session {
 				return err
 			}
 			defer rows.Close()
-			for rows.Next() {
-				if err := row(rows.Scan); err != nil {
-					return err
-				}
-			}
-			return rows.Err()
+			return everyRow(rows, row)
 		},
 		publish: func(ctx context.Context, rows []outbox.Record) error { return w.Append(ctx, tx, rows...) },
 	}
@@ -52,13 +47,23 @@ func onSQL(tx SQLTx, w *outbox.Writer) session {
 				return err
 			}
 			defer rows.Close()
-			for rows.Next() {
-				if err := row(rows.Scan); err != nil {
-					return err
-				}
-			}
-			return rows.Err()
+			return everyRow(rows, row)
 		},
 		publish: func(ctx context.Context, rows []outbox.Record) error { return w.AppendSQL(ctx, tx, rows...) },
 	}
+}
+
+// everyRow walks over an answer, which both drivers show in the same form.
+func everyRow(rows interface {
+	Next() bool
+	Scan(dest ...any) error
+	Err() error
+}, row func(scan func(...any) error) error,
+) error {
+	for rows.Next() {
+		if err := row(rows.Scan); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
 }
