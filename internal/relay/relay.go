@@ -40,6 +40,19 @@ type RowTranslator interface {
 	Translate(ctx context.Context, tx *replication.Tx, dst []*kgo.Record) (records []*kgo.Record, letters uint64, err error)
 }
 
+// Commit is one Kafka transaction that is visible to read_committed readers.
+// The records are the relay's: a reader must not change them, and what it keeps
+// of them keeps their memory.
+type Commit struct {
+	Checkpoint checkpoint.Checkpoint
+	Records    []*kgo.Record // events and letters of rows, in commit order; partition and offset are set
+	Released   []*kgo.Record // letters that were parked and went on
+	Letters    uint64        // how many of Records are dead letters
+	Oldest     time.Time     // commit in Postgres of the first row; zero without rows
+	Began      time.Time
+	Ended      time.Time // read back
+}
+
 // State of a relay, as people see it.
 type State string
 
@@ -87,6 +100,10 @@ type Relay struct {
 	// AcceptGap is the override for a gap, or nil. It serves once.
 	AcceptGap *Gap
 
+	// OnCommit is told each Kafka transaction whose checkpoint was read back and
+	// confirmed, by the goroutine that is to begin the next one: it returns at
+	// once. May be nil.
+	OnCommit func(Commit)
 	// OnState is told each change; cause is nil in a sound state. May be nil.
 	OnState func(s State, cause *fault.Error)
 	// Beat is called every few seconds for as long as Run runs. May be nil.

@@ -295,6 +295,7 @@ func (s *session) deliver(ctx context.Context, g *group, override string) error 
 	ck.Time, ck.Override = time.Now(), override
 	ck.Parked = s.triage.keys()
 
+	began := time.Now()
 	if mutant.ConfirmEarly {
 		s.src.Confirm(ck.Pos.EndLSN)
 	}
@@ -325,6 +326,9 @@ func (s *session) deliver(ctx context.Context, g *group, override string) error 
 	s.publishHeld()
 	s.delivered(g, ck)
 	s.tellLetters(g, ck.Time)
+	if s.OnCommit != nil {
+		s.OnCommit(Commit{Checkpoint: ck, Records: g.records, Released: g.released, Letters: g.letters, Oldest: g.oldest, Began: began, Ended: time.Now()})
+	}
 	return nil
 }
 

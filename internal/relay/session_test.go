@@ -106,6 +106,33 @@ func TestDoubtEndsTheSession(t *testing.T) {
 	}
 }
 
+// Who listens hears of each Kafka transaction once, and only of those that are
+// visible.
+func TestOnCommit(t *testing.T) {
+	bubble(t, []int{2}, func(t *testing.T, w *world, r *Relay) {
+		var heard []Commit
+		r.OnCommit = func(c Commit) { heard = append(heard, c) }
+		first := true
+		w.at = func(point string) verdict {
+			if point == "ReadBack" && first {
+				first = false
+				return fail
+			}
+			return pass
+		}
+		stop := w.start(t, r)
+		settle(time.Second)
+		w.grow(transactions(0, 1)[1:]...)
+		settle(time.Second)
+		if err := stop(); err != nil {
+			t.Errorf("Run: %v", err)
+		}
+		if len(heard) != 1 || len(heard[0].Records) != 1 || heard[0].Checkpoint.Seq != 3 || heard[0].Ended.Before(heard[0].Began) {
+			t.Errorf("heard %+v, want checkpoint 3 with one record: 2 was not read back by the session that wrote it", heard)
+		}
+	})
+}
+
 // A loss of the source ends the session too, and the commit under way with it.
 func TestSourceLost(t *testing.T) {
 	bubble(t, []int{1}, func(t *testing.T, w *world, r *Relay) {
