@@ -71,11 +71,9 @@ func (a *app) settings(needs ...config.Need) (config.Config, zerolog.Logger, err
 // errHelp ends the parsing of a command line that asked for help.
 var errHelp = errors.New("help was asked for")
 
-// run is the whole program; it returns the exit status.
-func run(p process) int {
-	var cli grammar
-	loader := config.NewLoader(p.environ)
-	parser, err := kong.New(&cli, append(loader.Options(),
+// newParser reads a command line into a grammar, with the settings of a loader.
+func newParser(p process, cli *grammar, loader *config.Loader) (*kong.Kong, error) {
+	return kong.New(cli, append(loader.Options(),
 		kong.Name("outbox-relay"),
 		kong.Description("Relays committed rows of a Postgres outbox table to Kafka, exactly once.\n\n"+
 			"A setting is a flag, a variable and a key of a file, all of one name: `serve --help` lists them, `config show` prints their values."),
@@ -84,6 +82,13 @@ func run(p process) int {
 		kong.Help(helpPrinter(loader)),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, FlagsLast: true, WrapUpperBound: 100}),
 	)...)
+}
+
+// run is the whole program; it returns the exit status.
+func run(p process) int {
+	var cli grammar
+	loader := config.NewLoader(p.environ)
+	parser, err := newParser(p, &cli, loader)
 	if err != nil {
 		return report(p.stderr, wantsJSON(p.args), fault.Wrap(err, fault.Runtime, "build the command line"))
 	}
