@@ -30,8 +30,7 @@ func helpPrinter(loader *config.Loader) kong.HelpPrinter {
 		// Those of dlq have filters, which would drown.
 		listed := selected != nil && (selected.Parent == nil || selected.Parent.Name != "dlq") && slices.Contains([]string{"init", "serve", "pipeline", "demo", "verify", "inspect", "list", "show"}, selected.Name)
 		for _, f := range ctx.Model.Flags {
-			// A password has no place on a command line.
-			if loader.IsSetting(f.Name) && (!listed || f.Name == "kafka-sasl-password" || f.Name == "kafka-sasl-session-token") {
+			if setting, argv := loader.IsSetting(f.Name); setting && !(listed && argv) {
 				f.Hidden = true
 			}
 		}

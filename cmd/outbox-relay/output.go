@@ -60,15 +60,22 @@ func report(w io.Writer, asJSON bool, err error) int {
 	var body struct {
 		Errors []failure `json:"errors"`
 	}
-	for _, f := range faults {
-		body.Errors = append(body.Errors, failure{
+	body.Errors = failuresOf(faults)
+	_ = writeJSON(w, body) // there is nobody left to tell
+	return faults[0].Code.Class.ExitCode()
+}
+
+// failuresOf returns errors as they are shown.
+func failuresOf(faults []*fault.Error) []failure {
+	all := make([]failure, len(faults))
+	for i, f := range faults {
+		all[i] = failure{
 			Code: f.Code.ID, Name: f.Code.Name, Class: f.Code.Class.String(), Connection: f.Code.Connection(),
 			Detail: strings.TrimPrefix(f.Error(), f.Code.ID+" "), Why: f.Reason(), Fix: f.Remedy(),
 			Docs: "docs/errors.md#" + strings.ToLower(f.Code.ID),
-		})
+		}
 	}
-	_ = writeJSON(w, body) // there is nobody left to tell
-	return faults[0].Code.Class.ExitCode()
+	return all
 }
 
 // faultsOf returns the failures inside an error. One without a code is a

@@ -88,6 +88,11 @@ func TestCommandLines(t *testing.T) {
 		{"config-show", sound, "config show", 0},
 		{"config-show-json", sound, "config show -o json --kafka-sasl-mechanism plain --kafka-sasl-username app --kafka-sasl-password-file /nonexistent/password", 2},
 		{"config-show-broken", broken, "config show --log-level loud", 2},
+		{"config-validate", sound, "config validate", 0},
+		{"config-validate-json", sound, "config validate -o json", 0},
+		{"config-validate-broken", broken, "config validate", 2},
+		{"config-validate-broken-json", broken, "config validate -o json", 2},
+		{"config-validate-strict", append(sound[:2:2], "DATABSE_URL=x"), "config validate --strict", 2},
 		{"init-dry-run", sound, "init --dry-run", 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -116,6 +121,27 @@ func TestVersion(t *testing.T) {
 	}
 }
 
+// The reference is the same in all of its forms, and is what docs/config.md has.
+func TestConfigEnv(t *testing.T) {
+	t.Parallel()
+	_, table, _ := try(t, []string{"KAFKA_BROKERS=no list at all"}, "config", "env")
+	_, markdown, _ := try(t, nil, "config", "env", "--markdown")
+	status, js, stderr := try(t, nil, "config", "env", "-o", "json")
+	var all []config.Known
+	if err := json.Unmarshal([]byte(js), &all); err != nil || status != 0 || stderr != "" || len(all) < 50 {
+		t.Fatalf("%d %v %q: %d settings", status, err, stderr, len(all))
+	}
+	for _, k := range all {
+		if !strings.Contains(table, "\n"+k.Name+" ") || !strings.Contains(markdown, "| `"+k.Name+"`") {
+			t.Errorf("%s is missing in a form", k.Name)
+		}
+	}
+	page, err := os.ReadFile("../../docs/config.md")
+	if err != nil || !strings.Contains(string(page), markdown) {
+		t.Errorf("docs/config.md is not what config env prints: %v", err)
+	}
+}
+
 // Nothing that any command prints, in any way it can fail, holds a secret.
 func TestNoOutputHoldsASecret(t *testing.T) {
 	t.Parallel()
@@ -139,7 +165,7 @@ func TestNoOutputHoldsASecret(t *testing.T) {
 	}
 	for name, environ := range environs {
 		for _, args := range []string{
-			"config show", "config show -o json", "version", "slot inspect", "slot list -o json", "checkpoint show", "init --dry-run", "init", "verify", "verify -o json", "verify --data",
+			"config show", "config show -o json", "config validate", "config validate -o json", "config env", "config env -o json", "config env --markdown", "version", "slot inspect", "slot list -o json", "checkpoint show", "init --dry-run", "init", "verify", "verify -o json", "verify --data",
 			"serve --kafka-sasl-password=" + planted, "serve --database-url=" + planted + "/", "serve --accept-gap x", "nonsense",
 		} {
 			t.Run(name+"/"+args, func(t *testing.T) {

@@ -39,10 +39,8 @@ type Config struct {
 
 // Database says how to reach Postgres. Without a URL the PG* variables count.
 type Database struct {
-	URL          secret.Text `name:"database-url" placeholder:"URL" help:"Postgres URL or keyword string; else the PG* variables."`
-	URLFile      string      `name:"database-url-file" placeholder:"FILE" help:"File with the URL."`
-	AdminURL     secret.Text `name:"outbox-admin-url" placeholder:"URL" help:"Stronger credentials, for init alone."`
-	AdminURLFile string      `name:"outbox-admin-url-file" placeholder:"FILE" help:"File with that URL."`
+	URL      secret.Text `name:"database-url" argv:"allowed" placeholder:"URL" help:"Postgres URL or keyword string; else the PG* variables."`
+	AdminURL secret.Text `name:"outbox-admin-url" argv:"allowed" placeholder:"URL" help:"Stronger credentials, for init alone."`
 }
 
 // Kafka is the cluster and the topics in it.
@@ -94,7 +92,7 @@ type Log struct {
 // and brokers.
 func Default() Config {
 	var c Config
-	for _, s := range walk(&c) {
+	for _, s := range settingsOf(&c) {
 		if s.def != "" {
 			// A default that cannot be read is a mistake in the tags above,
 			// which the tests find.

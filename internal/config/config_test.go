@@ -111,7 +111,7 @@ func TestEverySettingByEveryWay(t *testing.T) {
 		"outbox-table": "s.t", "outbox-columns": "payload=data", "log-level": "debug", "log-format": "json", "health-addr": ":1",
 		"outbox-errors-tolerance": "none",
 	}
-	for _, s := range walk(new(Config)) {
+	for _, s := range settingsOf(new(Config)) {
 		if s.env == "OUTBOX_CONFIG" {
 			continue
 		}
@@ -389,7 +389,7 @@ func TestDefaultIsWhatAnEmptyEnvironmentGives(t *testing.T) {
 func TestSettingsAreWellFormed(t *testing.T) {
 	t.Parallel()
 	seen := map[string]bool{}
-	for _, s := range walk(new(Config)) {
+	for _, s := range settingsOf(new(Config)) {
 		for _, v := range s.vars() {
 			if seen[v] {
 				t.Errorf("%s is used twice", v)

@@ -2,10 +2,8 @@ package config
 
 import (
 	"errors"
-	"io"
 	"io/fs"
 	"net"
-	"os"
 	"strconv"
 	"strings"
 
@@ -14,10 +12,6 @@ import (
 	"github.com/holdwall/outbox-relay/internal/fault"
 	"github.com/holdwall/outbox-relay/internal/secret"
 )
-
-// maxSecretFile bounds what is read as a secret: a path that names a log or a
-// device by mistake must not fill memory.
-const maxSecretFile = 64 << 10
 
 // Conn returns how to connect to the database.
 func (d Database) Conn() (*pgconn.Config, error) { return parseURL("DATABASE_URL", d.URL) }
@@ -72,35 +66,4 @@ func shownURL(cfg *pgconn.Config) string {
 		user += ":" + secret.Token
 	}
 	return "postgres://" + user + "@" + strings.Join(hosts(cfg), ",") + "/" + cfg.Database
-}
-
-// readSecret fills a secret from its file.
-func readSecret(name, path string, into *secret.Text) *fault.Error {
-	if path == "" {
-		return nil
-	}
-	if into.Set() {
-		return fault.New(fault.ConfigInvalid, "%s and %s_FILE are both set", name, name).
-			WithWhy("they may differ, and one of them would be ignored").WithFix("keep one")
-	}
-	bad := func(err error, why string) *fault.Error {
-		return fault.Wrap(err, fault.ConfigInvalid, "%s_FILE", name).WithWhy("%s", why).WithFix("name a readable file that holds the value alone")
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return bad(err, "the file cannot be opened")
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxSecretFile+1))
-	text := strings.TrimSpace(string(data))
-	switch {
-	case err != nil:
-		return bad(err, "the file cannot be read")
-	case len(data) > maxSecretFile:
-		return bad(errors.New("the file is too long"), "a value of that size is none")
-	case text == "":
-		return bad(errors.New("the file is empty"), "there is no value in it")
-	}
-	*into = secret.New(text)
-	return nil
 }

@@ -1,7 +1,6 @@
 package config
 
 import (
-	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -24,7 +23,7 @@ log_level: info
 
 const pageIntro = `# Settings
 
-<!-- Written by: make docs. The table comes from the tags in internal/config. -->
+<!-- Written by: make docs. The tables are those of: outbox-relay config env. -->
 
 Two settings are needed: ` + "`DATABASE_URL` and `KAFKA_BROKERS`" + `. All others have a
 default. One setting has one name: ` + "`KAFKA_BROKERS`" + ` in the environment,
@@ -33,16 +32,21 @@ than the environment, the environment is stronger than the file, and the file is
 stronger than the default. An empty value is no value.
 
 ` + "`outbox-relay config show`" + ` prints every setting with its value and where that came
-from; secrets are shown as a token. All problems of a configuration are reported at
-once, and nothing is started (exit status 2). A variable that begins with ` + "`OUTBOX_`" + `
-or ` + "`KAFKA_`" + ` and is no setting gives a warning with the name that was probably
-meant; in a file an unknown key is an error.
+from; secrets are shown as a token. ` + "`outbox-relay config env`" + ` prints what this page
+says, of the version at hand. All problems of a configuration are reported at once, and
+nothing is started (exit status 2); ` + "`outbox-relay config validate`" + ` reports them without
+starting anything. A variable that begins with ` + "`OUTBOX_` or `KAFKA_`" + ` and is no setting
+gives a warning with the name that was probably meant, as does any other that is one
+letter away from a setting; in a file an unknown key is an error, told with its line.
+With ` + "`config validate --strict`" + ` warnings count as errors.
 
 - **Durations** have a unit (` + "`10s`, `1m30s`" + `); a bare number is milliseconds.
 - **Sizes** have a unit or are bytes: ` + "`16MiB`, `64KiB`, `1048576`" + `.
 - **Switches** are ` + "`true` or `false`" + `; as a flag they may stand alone.
-- **Secrets** can come from files: ` + "`DATABASE_URL_FILE`, `OUTBOX_ADMIN_URL_FILE` and\n  `KAFKA_SASL_PASSWORD_FILE`" + `. The Kafka password is not taken from the command line,
-  which every user of the machine can read.
+- **Secrets** can come from files: for each secret ` + "`NAME` there is `NAME_FILE`" + `, which
+  names a file that holds it. It is read at start; ` + "`KAFKA_SASL_PASSWORD_FILE`" + ` at each
+  authentication. Secrets are not taken from the command line, which every user of the
+  machine can read, except the two URLs, which need not hold a password.
 - **Without ` + "`DATABASE_URL`" + `** the variables ` + "`PGHOST`, `PGUSER`, `PGPASSWORD`" + ` and their kin
   count. With several hosts in the URL the relay uses the one that is the primary.
 
@@ -60,32 +64,10 @@ another word for the first. ` + "`OUTBOX_COLUMNS`" + ` knows the column names of
 `
 
 func renderPage() string {
-	var c Config
 	var b strings.Builder
 	b.WriteString(pageIntro)
-	group := "-"
-	for _, s := range walk(&c) {
-		if s.group != group {
-			group = s.group
-			title := group
-			if title == "" {
-				title = "File"
-			}
-			fmt.Fprintf(&b, "\n## %s\n\n| variable | flag | default | |\n|---|---|---|---|\n", title)
-		}
-		names := make([]string, len(s.vars()))
-		for i, v := range s.vars() {
-			names[i] = "`" + v + "`"
-		}
-		flag, def := "`--"+s.name+"`", ""
-		if s.name == "kafka-sasl-password" || s.name == "kafka-sasl-session-token" {
-			flag = "" // refused, see judge
-		}
-		if s.def != "" {
-			def = "`" + s.def + "`"
-		}
-		help := strings.NewReplacer("|", `\|`, "<", "&lt;", ">", "&gt;").Replace(s.help)
-		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", strings.Join(names, ", "), flag, def, help)
+	if err := WriteReferenceMarkdown(&b, Reference()); err != nil {
+		panic(err)
 	}
 	b.WriteString(pageEnd)
 	return b.String()
@@ -113,7 +95,7 @@ func TestExampleFileOfThePage(t *testing.T) {
 	t.Parallel()
 	var c Config
 	f := &file{name: "example.yaml", entries: map[string]entry{}}
-	f.parse([]byte(exampleFile), walk(&c))
+	f.parse([]byte(exampleFile), settingsOf(&c))
 	if len(f.faults) > 0 {
 		t.Errorf("%v", f.faults)
 	}

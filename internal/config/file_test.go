@@ -9,7 +9,7 @@ import (
 // message about that.
 func TestBrokenFilesDoNotShowTheirContent(t *testing.T) {
 	t.Parallel()
-	settings := walk(new(Config))
+	settings := settingsOf(new(Config))
 	for _, text := range []string{
 		"kafka_sasl_password: *" + planted,
 		"kafka_sasl_password: @" + planted,
@@ -50,7 +50,7 @@ func FuzzFile(f *testing.F) {
 	} {
 		f.Add([]byte(s))
 	}
-	settings := walk(new(Config))
+	settings := settingsOf(new(Config))
 	known := map[string]bool{}
 	for _, s := range settings {
 		known[s.key()] = true

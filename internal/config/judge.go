@@ -40,16 +40,13 @@ func (l *Loader) judge(needs []Need) []*fault.Error {
 			}
 		}
 	}
-	for _, secret := range []struct{ name, fix string }{
-		{"kafka-sasl-password", "KAFKA_SASL_PASSWORD in the environment, or KAFKA_SASL_PASSWORD_FILE"},
-		{"kafka-sasl-session-token", "KAFKA_SASL_SESSION_TOKEN in the environment"},
-	} {
-		if s := l.byName[secret.name]; s.origin == FromFlag {
-			add(fault.New(fault.ConfigInvalid, "--%s is given", s.name).WithWhy("every user of this host can read the command line of a process").WithFix("%s", secret.fix))
+	for _, s := range l.settings {
+		if !s.argv && s.origin == FromFlag {
+			add(fault.New(fault.ConfigInvalid, "--%s is given", s.name).WithWhy("every user of this host can read the command line of a process").
+				WithFix("%s in the environment, or %s_FILE", s.env, s.env))
 		}
 	}
-	add(readSecret("DATABASE_URL", c.Database.URLFile, &c.Database.URL),
-		readSecret("OUTBOX_ADMIN_URL", c.Database.AdminURLFile, &c.Database.AdminURL))
+	add(l.readSecrets()...)
 	add(l.judgeDatabase(slices.Contains(needs, NeedDatabase))...)
 
 	if slices.Contains(needs, NeedKafka) && c.Kafka.Enabled && len(c.Kafka.Client.Brokers) == 0 {

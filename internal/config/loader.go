@@ -17,6 +17,7 @@ import (
 type Loader struct {
 	cfg      Config
 	settings []*setting
+	files    any // values of the settings that name files of secrets
 	byName   map[string]*setting
 	environ  map[string]string
 
@@ -37,7 +38,7 @@ func NewLoader(environ []string) *Loader {
 			l.environ[k] = v
 		}
 	}
-	l.settings = walk(&l.cfg)
+	l.settings, l.files = walk(&l.cfg)
 	for _, s := range l.settings {
 		l.byName[s.name] = s
 	}
@@ -53,6 +54,9 @@ func (l *Loader) Options() []kong.Option {
 		kong.Resolvers(kong.ResolverFunc(l.resolve)),
 		kong.ValueFormatter(l.help),
 	}
+	if l.files != nil {
+		opts = append(opts, kong.Embed(l.files))
+	}
 	for _, s := range l.settings {
 		var m kong.Mapper = mapper{s}
 		if s.isBool() {
@@ -63,8 +67,12 @@ func (l *Loader) Options() []kong.Option {
 	return opts
 }
 
-// IsSetting tells whether a flag is one of the settings, for the help.
-func (l *Loader) IsSetting(flag string) bool { return l.byName[flag] != nil }
+// IsSetting tells whether a flag is one of the settings, for the help, and
+// whether a value for it may stand on a command line.
+func (l *Loader) IsSetting(flag string) (is, argv bool) {
+	s := l.byName[flag]
+	return s != nil, s != nil && s.argv
+}
 
 func (l *Loader) help(v *kong.Value) string {
 	s := l.byName[v.Name]

@@ -23,6 +23,16 @@ func nearest(word string, known []string) string {
 	return best
 }
 
+// slip returns the known word that is one edit away, if there is one.
+func slip(word string, known []string) string {
+	for _, k := range slices.Sorted(slices.Values(known)) {
+		if len(k)-len(word) <= 1 && len(word)-len(k) <= 1 && edits(word, k) == 1 {
+			return k
+		}
+	}
+	return ""
+}
+
 // edits counts insertions, deletions, replacements and swaps of neighbours.
 func edits(a, b string) int {
 	var before, last []int

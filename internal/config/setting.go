@@ -37,6 +37,8 @@ type setting struct {
 	def   string
 	oneOf []string
 	field reflect.Value
+	argv  bool     // a value may stand on the command line
+	file  *setting // of a secret: names a file that holds it; nil: its room reads one itself
 
 	origin Origin
 	from   string // what exactly: a variable, file:line, the reason of a derivation
@@ -49,8 +51,18 @@ type badValue struct {
 	err  error
 }
 
-// walk returns the settings of a tree in the order of its fields.
-func walk(c *Config) []*setting { return walkStruct(reflect.ValueOf(c).Elem(), "") }
+// walk returns the settings of a tree in the order of its fields, each secret
+// followed by the setting that names a file of it. The second result holds the
+// values of those, as a pointer to a struct; nil: there are none.
+func walk(c *Config) ([]*setting, any) {
+	return withFiles(walkStruct(reflect.ValueOf(c).Elem(), ""))
+}
+
+// settingsOf is walk for those that need no values of files.
+func settingsOf(c *Config) []*setting {
+	all, _ := walk(c)
+	return all
+}
 
 func walkStruct(v reflect.Value, group string) []*setting {
 	var all []*setting
@@ -71,6 +83,9 @@ func walkStruct(v reflect.Value, group string) []*setting {
 			name: name, env: strings.ToUpper(strings.ReplaceAll(name, "-", "_")), group: g,
 			help: tag.Get("help"), def: tag.Get("default"), field: v.Field(i), origin: FromDefault,
 		}
+		// Every user of a host can read the command lines of its processes. A
+		// URL is more than its password, so it may stand there.
+		s.argv = !s.secret() || tag.Get("argv") == "allowed"
 		if t := tag.Get("also"); t != "" {
 			s.also = strings.Split(t, ",")
 		}
@@ -86,6 +101,14 @@ func walkStruct(v reflect.Value, group string) []*setting {
 func (s *setting) key() string { return strings.ToLower(s.env) }
 
 func (s *setting) vars() []string { return append([]string{s.env}, s.also...) }
+
+// flag is how the setting is given on a command line, or nothing.
+func (s *setting) flag() string {
+	if !s.argv {
+		return ""
+	}
+	return "--" + s.name
+}
 
 func (s *setting) secret() bool { return s.field.Type() == reflect.TypeFor[secret.Text]() }
 

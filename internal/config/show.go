@@ -75,9 +75,6 @@ func (l *Loader) showDatabase(e *Entry) {
 	if !d.URL.Set() {
 		e.Origin, e.From = FromEnv, "PG*"
 	} else {
-		if e.Origin == FromDefault {
-			e.Origin, e.From = Derived, "DATABASE_URL_FILE"
-		}
 		e.Value = secret.Token
 	}
 	if cfg, err := d.Conn(); err == nil {

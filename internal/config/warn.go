@@ -26,7 +26,14 @@ func (l *Loader) warn() {
 	}
 	for _, name := range slices.Sorted(maps.Keys(l.environ)) {
 		ours := strings.HasPrefix(name, "OUTBOX_") || strings.HasPrefix(name, "KAFKA_")
-		if !ours || slices.Contains(known, name) || serviceLink.MatchString(name) {
+		if slices.Contains(known, name) || serviceLink.MatchString(name) {
+			continue
+		}
+		// Another program's variable may resemble ours; one letter is a typing error.
+		if n := slip(name, known); !ours && n != "" {
+			add("did you mean "+n+"?", "the variable %s is no setting", name)
+		}
+		if !ours {
 			continue
 		}
 		fix := "unset it, if it is meant for this program"
