@@ -31,6 +31,11 @@ type Config struct {
 	// position confirmed before the relay leaves it. Longer than a commit,
 	// shorter than the patience of whoever runs pg_ctl stop.
 	StopGrace time.Duration
+	// SenderTimeout is how long Postgres holds the slot for a session that it
+	// does not hear of: the wal_sender_timeout that the session asks for, unless
+	// the server's own is shorter. It bounds how long a holder that is frozen or
+	// cut off keeps others waiting. 0 leaves the server's own.
+	SenderTimeout time.Duration
 	// Reluctant tells whether this session could do nothing with the slot now.
 	// Then others that wait for it go first. nil: never.
 	Reluctant func() bool

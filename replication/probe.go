@@ -26,6 +26,8 @@ type Server struct {
 	host    *pgconn.Config // exactly one host
 	conn    *pgx.Conn
 	version int // server_version_num
+	// sender is the wal_sender_timeout to ask for; 0: none.
+	sender time.Duration
 }
 
 // Connect reaches the first host that is a primary.
@@ -279,13 +281,22 @@ func (s *Server) fit(slot Slot) error {
 	return nil
 }
 
-func (s *Server) walSenderTimeout(ctx context.Context) (time.Duration, error) {
+// agree settles how long Postgres holds the slot for a session that it does not
+// hear of, and returns it; 0 means for ever. A busy walsender does not let
+// anybody down by it: before it gives up it looks for replies that it has not
+// read yet (WalSndWriteData and WalSndLoop in walsender.c).
+func (s *Server) agree(ctx context.Context) (time.Duration, error) {
 	var ms int64
 	err := s.conn.QueryRow(ctx, `SELECT setting::bigint FROM pg_settings WHERE name = 'wal_sender_timeout'`).Scan(&ms)
 	if err != nil {
 		return 0, classify(err, fault.Unclassified, "read wal_sender_timeout")
 	}
-	return time.Duration(ms) * time.Millisecond, nil
+	own := time.Duration(ms) * time.Millisecond
+	if want := s.cfg.SenderTimeout; want > 0 && (own == 0 || own > want) {
+		s.sender = want
+		return want, nil
+	}
+	return own, nil
 }
 
 // describe is for errors and logs; it holds no credentials.

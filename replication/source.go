@@ -8,6 +8,7 @@ import (
 	"math"
 	"net"
 	"os"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -37,6 +38,7 @@ type State struct {
 	OptionsHash string
 	Version     int // server_version_num
 	Host        string
+	Freed       time.Time // when a standby saw that the slot was free; zero: it never waited
 }
 
 // Source streams from one slot, for one session. Open takes the slot, Run holds
@@ -108,7 +110,7 @@ func (s *Source) acquire(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	timeout, err := s.server.walSenderTimeout(ctx)
+	timeout, err := s.server.agree(ctx)
 	if err != nil {
 		return err
 	}
@@ -118,7 +120,7 @@ func (s *Source) acquire(ctx context.Context) error {
 	}
 	s.patience = max(minPatience, timeout)
 	for {
-		if err := s.server.awaitFree(ctx); err != nil {
+		if s.state.Freed, err = s.server.awaitFree(ctx, s.answerTimeout); err != nil {
 			return err
 		}
 		err := s.start(ctx)
@@ -171,6 +173,9 @@ func (s *Server) dialReplication(ctx context.Context) (*pgconn.PgConn, error) {
 	}
 	setParams(c, "outbox-relay "+s.cfg.Slot)
 	c.RuntimeParams["replication"] = "database"
+	if s.sender > 0 {
+		c.RuntimeParams["wal_sender_timeout"] = strconv.FormatInt(s.sender.Milliseconds(), 10)
+	}
 	c.MaxProtocolMessageBodyLen = s.cfg.MaxRowBytes
 	c.DialFunc = gulping(c.DialFunc)
 	c.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {

@@ -14,15 +14,15 @@ import (
 const (
 	// defaultRecheck is how often slot and publication are looked at while
 	// streaming.
-	defaultRecheck = 10 * time.Second
+	defaultRecheck = 5 * time.Second
 	// defaultAnswer bounds one look: without it a network that went dead
 	// without a word is noticed when TCP gives up, after a quarter of an hour.
-	defaultAnswer = 10 * time.Second
+	defaultAnswer = 5 * time.Second
 	// minPatience is how long there may be no sign of life on either
 	// connection; a longer wal_sender_timeout counts instead. The silence of
 	// the stream alone proves nothing: a server may be long over decoding a
 	// large transaction that is not for us.
-	minPatience = 30 * time.Second
+	minPatience = 15 * time.Second
 	// reconnect is the pause between attempts to get the monitor back.
 	reconnect = 500 * time.Millisecond
 	// yield is how many polls the reluctant one leaves to others. They poll
@@ -37,34 +37,48 @@ const (
 // Who is reluctant looks again after a while, and takes the slot only if
 // nobody wanted it: the handover from one sound replica to another must not
 // end with one that cannot deliver.
-func (s *Server) awaitFree(ctx context.Context) error {
+//
+// It returns when it first saw the slot free, if it had to wait for that. No
+// answer may take longer than the time given: a standby that hangs in a network
+// gone dead would be counted on in vain.
+func (s *Server) awaitFree(ctx context.Context, answer time.Duration) (freed time.Time, err error) {
 	var told Holder
-	yielded := false
+	yielded, waited := false, false
 	for {
-		slot, err := s.slot(ctx)
+		slot, err := s.look(ctx, answer)
 		if err != nil {
-			return err
+			return time.Time{}, err
 		}
 		if !slot.Active {
+			if waited && freed.IsZero() {
+				freed = time.Now()
+			}
 			if yielded || s.cfg.Reluctant == nil || !s.cfg.Reluctant() {
-				return nil
+				return freed, nil
 			}
 			yielded = true
 			if err := sleep(ctx, yield*s.cfg.StandbyPoll); err != nil {
-				return err
+				return time.Time{}, err
 			}
 			continue
 		}
-		yielded = false
+		yielded, waited, freed = false, true, time.Time{}
 		if s.cfg.OnStandby != nil && told.PID != slot.ActivePID {
 			told = WhoHolds(ctx, s.conn, slot.ActivePID)
 			s.cfg.OnStandby(told)
 			told.PID = slot.ActivePID
 		}
 		if err := sleep(ctx, s.cfg.StandbyPoll/2+rand.N(s.cfg.StandbyPoll)); err != nil {
-			return err
+			return time.Time{}, err
 		}
 	}
+}
+
+// look is slot within a time.
+func (s *Server) look(ctx context.Context, within time.Duration) (Slot, error) {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	return s.slot(ctx)
 }
 
 func sleep(ctx context.Context, d time.Duration) error {
