@@ -73,5 +73,8 @@ func (s *Source) Watchful(recheck, answer, patience time.Duration) {
 	s.recheckInterval, s.answerTimeout, s.patience = recheck, answer, patience
 }
 
+// Agreed is how long Postgres waits for a sign of life.
+func (s *Source) Agreed() time.Duration { return 3 * s.tick }
+
 // Gulping wraps a dial function.
 var Gulping = gulping

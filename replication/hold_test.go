@@ -64,6 +64,9 @@ func TestStandby(t *testing.T) {
 		t.Fatal(r.err)
 	}
 	defer r.src.Close()
+	if r.src.State().Freed.IsZero() {
+		t.Error("does not say when the slot got free")
+	}
 	// What the holder confirmed with its last word is what the next one finds.
 	if got := r.src.State().Slot.ConfirmedLSN; got != tx.EndLSN {
 		t.Errorf("taken over at %s, the holder confirmed %s", got, tx.EndLSN)

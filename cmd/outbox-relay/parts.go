@@ -102,6 +102,7 @@ func (p *parts) sourceConfig(admin bool) (replication.Config, error) {
 	return replication.Config{
 		Conn: conn, Slot: p.cfg.Outbox.Slot, Publication: p.cfg.Outbox.Publication,
 		Schema: p.table.Schema, Table: p.table.Name, MaxRowBytes: int(p.cfg.Outbox.MaxRowBytes),
+		SenderTimeout: p.cfg.Outbox.SenderTimeout,
 	}, nil
 }
 

@@ -79,6 +79,7 @@ type Outbox struct {
 	DLQRetryBase      time.Duration  `name:"outbox-dlq-retry-base" default:"1m" help:"How long a dead letter that may heal waits for its first retry; each further one waits twice as long."`
 	DLQRetryMax       time.Duration  `name:"outbox-dlq-retry-max" default:"1h" help:"Longest wait between two retries."`
 	DLQRetryAttempts  int            `name:"outbox-dlq-retry-attempts" default:"5" help:"Attempts after which a dead letter is left to a person; 1: no retries."`
+	SenderTimeout     time.Duration  `name:"outbox-sender-timeout" default:"10s" help:"How long Postgres keeps the slot for a replica that has fallen silent, before a standby may have it; 0: wal_sender_timeout of the server."`
 	MinCommitInterval time.Duration  `name:"outbox-min-commit-interval" default:"0s" help:"Least time between two Kafka transactions."`
 }
 

@@ -205,6 +205,9 @@ func (c *Config) judgeOutbox() []*fault.Error {
 	if o.MaxRowBytes < 1<<10 || o.MaxRowBytes > 1<<30 {
 		bad("OUTBOX_MAX_ROW_BYTES", o.MaxRowBytes, "it is from 1KiB to 1GiB, the most that Postgres stores in a field", "64MiB")
 	}
+	if o.SenderTimeout != 0 && o.SenderTimeout < time.Second {
+		bad("OUTBOX_SENDER_TIMEOUT", o.SenderTimeout, "it is at least 1s, or 0 for the server's own", "10s")
+	}
 	for _, d := range []struct {
 		name  string
 		value time.Duration
@@ -214,6 +217,7 @@ func (c *Config) judgeOutbox() []*fault.Error {
 		{"OUTBOX_HEARTBEAT_INTERVAL", o.HeartbeatInterval, 100 * time.Millisecond, "10s"},
 		{"OUTBOX_DRAIN_TIMEOUT", o.DrainTimeout, 0, "30s"},
 		{"OUTBOX_MIN_COMMIT_INTERVAL", o.MinCommitInterval, 0, "0"},
+		{"OUTBOX_SENDER_TIMEOUT", o.SenderTimeout, 0, "10s"},
 		{"OUTBOX_DLQ_RETRY_BASE", o.DLQRetryBase, time.Second, "1m"},
 		{"OUTBOX_DLQ_RETRY_MAX", o.DLQRetryMax, time.Second, "1h"},
 		{"KAFKA_TRANSACTION_TIMEOUT", c.Kafka.TransactionTimeout, time.Second, "60s"},

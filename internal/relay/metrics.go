@@ -20,6 +20,7 @@ type Metrics struct {
 	degraded   prometheus.Gauge
 	parkedKeys prometheus.Gauge
 	onward     prometheus.Counter
+	takeover   prometheus.Histogram
 }
 
 // NewMetrics registers the metrics of the pump.
@@ -54,6 +55,10 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	})
 	m.onward = f.NewCounter(prometheus.CounterOpts{
 		Name: "outbox_dlq_released_total", Help: "Parked letters that the relay has sent on.",
+	})
+	m.takeover = f.NewHistogram(prometheus.HistogramOpts{
+		Name: "outbox_takeover_seconds", Help: "Time from a standby seeing the slot free to its streaming.",
+		Buckets: []float64{0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60}, NativeHistogramBucketFactor: 1.1,
 	})
 	for _, s := range states {
 		m.states.WithLabelValues(string(s))
@@ -95,6 +100,12 @@ func (m *Metrics) guarantee(degraded bool) {
 func (m *Metrics) session(reason string) {
 	if m != nil {
 		m.reconnects.WithLabelValues(reason).Inc()
+	}
+}
+
+func (m *Metrics) tookOver(d time.Duration) {
+	if m != nil {
+		m.takeover.Observe(d.Seconds())
 	}
 }
 

@@ -102,8 +102,14 @@ func (s *session) run(ctx, soft context.Context) error {
 	s.opened, s.triage, s.released = s.info, s.newTriage(from.base, s.info), make(chan release, 1)
 	s.publishHeld()
 	s.log = s.log.With().Uint64("session", s.info.No).Logger()
-	s.log.Info().Str("lsn", from.base.Pos.String()).Str("slot_lsn", st.Slot.ConfirmedLSN.String()).
-		Uint64("checkpoint", from.base.Seq).Bool("degraded", s.info.Degraded).Str("host", st.Host).Msg("streaming")
+	line := s.log.Info().Str("lsn", from.base.Pos.String()).Str("slot_lsn", st.Slot.ConfirmedLSN.String()).
+		Uint64("checkpoint", from.base.Seq).Bool("degraded", s.info.Degraded).Str("host", st.Host)
+	if !st.Freed.IsZero() {
+		took := time.Since(st.Freed)
+		line.Dur("takeover", took)
+		s.Metrics.tookOver(took)
+	}
+	line.Msg("streaming")
 	if from.override != "" {
 		// The audit record comes before the first row that depends on it.
 		s.log.Warn().Str("override", from.override).Msg("override accepted")
