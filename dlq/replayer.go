@@ -27,6 +27,10 @@ type Replayer struct {
 	Denied []string
 	// Tries is how many sessions may fail in a row for what may pass; 0: 5.
 	Tries int
+	// Turn is shared by replayers of one process that do not want to fence each
+	// other: it has room for one, and holds whoever runs. nil: a later one takes
+	// over from an earlier one, as it does between processes.
+	Turn chan struct{}
 	// Table finds what a letter had no room for; nil: there is no table.
 	Table   *Table
 	Log     zerolog.Logger
@@ -107,6 +111,14 @@ const (
 // and key stay with it, so that they do not overtake it, and all others go on.
 // An error means that the rest was not tried. What is reported as done is done.
 func (r *Replayer) Run(ctx context.Context, job Job, refs []Ref) error {
+	if r.Turn != nil {
+		select {
+		case r.Turn <- struct{}{}:
+			defer func() { <-r.Turn }()
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 	u := &run{Replayer: r, job: job, held: map[markID]bool{}, noTopic: map[string]*fault.Error{}}
 	defer u.end()
 	for len(refs) > 0 {

@@ -46,6 +46,11 @@ func New(cfg Config, about About, state *State, byName map[string]Check, gathere
 	return s
 }
 
+// Handle serves something more, before Run. The server's time-outs are those of
+// short answers; one that has no end sets its own, and has to end with Run's
+// context.
+func (s *Server) Handle(pattern string, h http.Handler) { s.mux.Handle(pattern, h) }
+
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
 
@@ -73,8 +78,10 @@ func (s *Server) Run(ctx context.Context) error {
 	srv := &http.Server{
 		Handler:           s,
 		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       15 * time.Second,
 		WriteTimeout:      30 * time.Second,
 		IdleTimeout:       time.Minute,
+		MaxHeaderBytes:    32 << 10,
 	}
 	// Serve ends at once when Shutdown begins, so the goroutine is what knows
 	// whether the last answers got out.

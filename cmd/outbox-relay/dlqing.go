@@ -39,7 +39,7 @@ func newLetterDesk(p *parts, by string) (*letterDesk, error) {
 		TransactionTimeout: p.cfg.Kafka.TransactionTimeout,
 		Partitioner:        sink.Partitioner(), Place: sink.SetPartition,
 		Denied: []string{topic, dlq.StateTopic(topic), p.cfg.Kafka.CheckpointTopic},
-		Log:    p.log.With().Str("component", "dlq").Logger(), Metrics: dlq.NewMetrics(p.reg),
+		Log:    p.log.With().Str("component", "dlq").Logger(), Metrics: p.dlq, Turn: p.turn,
 	}
 	if p.cfg.Database.URL.Set() {
 		d.replayer.Table = &dlq.Table{Columns: p.cfg.Outbox.Columns, Tombstones: p.cfg.Outbox.Tombstones, Rows: d.rows}

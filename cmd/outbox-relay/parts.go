@@ -36,7 +36,9 @@ type parts struct {
 	relay   *relay.Metrics
 	kafka   *kafka.Metrics
 	breaker *breaker.Metrics
+	dlq     *dlq.Metrics
 	trace   *kafka.Trace
+	turn    chan struct{} // of those who replay letters
 }
 
 func newParts(cfg config.Config, log zerolog.Logger) *parts {
@@ -49,7 +51,8 @@ func newParts(cfg config.Config, log zerolog.Logger) *parts {
 	return &parts{
 		cfg: cfg, log: log, lines: log, reg: reg, table: cfg.Outbox.Table,
 		source: replication.NewMetrics(reg), sink: sink.NewMetrics(reg),
-		relay: relay.NewMetrics(reg), kafka: kafka.NewMetrics(reg), breaker: breaker.NewMetrics(reg), trace: kafka.NewTrace(),
+		relay: relay.NewMetrics(reg), kafka: kafka.NewMetrics(reg), breaker: breaker.NewMetrics(reg), dlq: dlq.NewMetrics(reg), trace: kafka.NewTrace(),
+		turn: make(chan struct{}, 1),
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/holdwall/outbox-relay/health"
+	"github.com/holdwall/outbox-relay/internal/admin"
 	"github.com/holdwall/outbox-relay/internal/breaker"
 	"github.com/holdwall/outbox-relay/internal/kafka"
 	"github.com/holdwall/outbox-relay/internal/secret"
@@ -34,6 +35,7 @@ type Config struct {
 	Kafka    Kafka         `embed:"" group:"Kafka"`
 	Outbox   Outbox        `embed:"" group:"Outbox"`
 	Health   health.Config `embed:"" group:"Health"`
+	Admin    admin.Config  `embed:"" group:"Health"`
 	Log      Log           `embed:"" group:"Log"`
 }
 

@@ -62,7 +62,7 @@ func (l *Loader) judge(needs []Need) []*fault.Error {
 	if err := c.Health.Validate(); err != nil {
 		add(fault.New(fault.ConfigInvalid, "HEALTH_ADDR %s", err).WithWhy("it is host:port, or :port for every interface").WithFix("HEALTH_ADDR=127.0.0.1:8080"))
 	}
-	return faults
+	return append(faults, c.Admin.Validate()...)
 }
 
 // sound drops faults about settings whose value could not be read: they are

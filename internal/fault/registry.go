@@ -11,6 +11,13 @@ var (
 	DatabaseURL   = code("OBX-1011", "database_url", Usage, "DATABASE_URL could not be read as a Postgres URL or keyword string", "DATABASE_URL=postgres://user@host:5432/database")
 	ConfigFile    = code("OBX-1012", "config_file", Usage, "the configuration file could not be read", "check the path and that it is YAML")
 
+	AdminTokenUnset  = code("OBX-1040", "admin_token_unset", Usage, "ADMIN_TOKEN is not set, so nobody can be told from anybody, and what needs a token is off", "ADMIN_TOKEN=$(openssl rand -hex 32) in the relay's environment, or ADMIN_TOKEN_FILE, then restart it")
+	AdminTokenWrong  = code("OBX-1041", "admin_token_wrong", Usage, "the request does not bring the relay's token", "curl -H \"Authorization: Bearer $ADMIN_TOKEN\" with the token that this replica was started with")
+	AdminExposed     = code("OBX-1042", "admin_exposed", Usage, "the admin listener can be reached from other hosts, and no token keeps them out", "set ADMIN_TOKEN, or ADMIN_ADDR=127.0.0.1:8081, or ADMIN_ADDR=off")
+	AdminCrossOrigin = code("OBX-1043", "admin_cross_origin", Usage, "the request comes from a page of another site, or asks for a name that is not this listener's", "open the listener under its own address: localhost, 127.0.0.1 or the one in ADMIN_ADDR")
+	AdminRequest     = code("OBX-1044", "admin_request", Usage, "the request does not have the form that this path expects", "docs/http.md#the-admin-listener shows each with an example")
+	AdminUnavailable = code("OBX-1045", "admin_unavailable", Usage, "this replica cannot do that in the way it was started", "see the message; docs/http.md#the-admin-listener says what each verb needs")
+
 	RowDecode      = code("OBX-2001", "decode", Reject, "a column of the row cannot be read as what the outbox needs", "correct the writer; the letter holds the row")
 	RowTooLarge    = code("OBX-2002", "too_large", Reject, "the record is larger than max.message.bytes of its topic", "raise max.message.bytes of the topic, or make the payload smaller")
 	RowTopic       = code("OBX-2003", "invalid_topic", Reject, "the row asks for a topic name that Kafka does not allow", "topic names are 1 to 249 of [A-Za-z0-9._-], and not . or ..")

@@ -47,7 +47,12 @@ var allowed = map[string][]string{
 	"outbox/eventstore":           {"outbox", "internal/migration"},
 	"outbox/eventstore/storetest": {"outbox", "outbox/eventstore"},
 
+	"internal/live":  {"health", "internal/relay", "checkpoint", "dlq", "outbox"},
+	"internal/admin": {"health", "internal/fault", "internal/secret"},
+	"internal/page":  {"internal/fault"},
+
 	"internal/config": {
+		"internal/admin",
 		"replication", "sink", "outbox", "health", "dlq", "internal/breaker", "internal/kafka", "internal/relay", "internal/fault", "internal/secret",
 	},
 	"cmd/outbox-relay": {"*"},
