@@ -12,5 +12,7 @@ func (c *serveCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	return serve(a.ctx, cfg, serveOptions{exitOnHalt: c.ExitOnHalt, acceptGap: c.AcceptGap}, log)
+	return serve(a.ctx, cfg, serveOptions{
+		exitOnHalt: c.ExitOnHalt, acceptGap: c.AcceptGap, fingerprint: a.loader.Fingerprint(), entries: a.loader.Entries(),
+	}, log)
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/holdwall/outbox-relay/internal/config"
 	"github.com/holdwall/outbox-relay/internal/fault"
 	"github.com/holdwall/outbox-relay/internal/kafka"
+	"github.com/holdwall/outbox-relay/internal/live"
 	"github.com/holdwall/outbox-relay/internal/relay"
 	"github.com/holdwall/outbox-relay/replication"
 	"github.com/holdwall/outbox-relay/sink"
@@ -25,6 +26,9 @@ import (
 type serveOptions struct {
 	exitOnHalt bool
 	acceptGap  string
+
+	fingerprint string         // of the settings
+	entries     []config.Entry // the settings, as they may be shown
 }
 
 // service is a running `serve`: the relay and its HTTP face.
@@ -39,6 +43,10 @@ type service struct {
 	alive func(context.Context) error
 
 	breaker *breaker.Breaker // nil: Kafka is not enabled
+
+	recorder *live.Recorder
+	hearers  []func(relay.Commit)
+	pauser   pauser // nil: there is none
 
 	mu    sync.Mutex
 	now   relay.State
@@ -58,7 +66,8 @@ func guaranteeOf(s sink.Session) string {
 // the failure that ended the relay.
 func serve(ctx context.Context, cfg config.Config, opts serveOptions, log zerolog.Logger) error {
 	p := newParts(cfg, log)
-	s := &service{parts: p, state: health.NewState(), opts: opts, now: relay.Starting}
+	s := &service{parts: p, state: health.NewState(), opts: opts, now: relay.Starting, recorder: live.NewRecorder()}
+	s.hearers = append(s.hearers, s.recorder.Commit)
 	var r *relay.Relay
 	var desk *letterDesk
 	if cfg.Kafka.Enabled {
@@ -71,10 +80,16 @@ func serve(ctx context.Context, cfg config.Config, opts serveOptions, log zerolo
 		}
 		s.show()
 	}
-	web := health.New(cfg.Health, health.About{Service: "outbox-relay", Version: build().Version, Instance: instance()}, s.state, s.checks(), p.reg)
+	feed := s.newFeed()
+	web := health.New(cfg.Health, health.About{Service: "outbox-relay", Version: build().Version, Instance: instance()}, s.state, s.checks(feed), p.reg)
+	feed.Routes(web.Handle)
 	addr, err := web.Listen()
 	if err != nil {
 		return fault.Wrap(err, fault.Runtime, "serve health").WithFix("HEALTH_ADDR=127.0.0.1:<free port>")
+	}
+	desks, err := s.administer(feed, web)
+	if err != nil {
+		return err
 	}
 	log.Info().Str("version", build().Version).Str("relay", cfg.Outbox.Name).Str("slot", cfg.Outbox.Slot).
 		Str("health", addr.String()).Msg("outbox-relay starts")
@@ -86,6 +101,10 @@ func serve(ctx context.Context, cfg config.Config, opts serveOptions, log zerolo
 	g, gctx := errgroup.WithContext(ctx)
 	webCtx, stopWeb := context.WithCancel(context.WithoutCancel(ctx))
 	g.Go(func() error { return web.Run(webCtx) })
+	g.Go(fault.Guard(func() error { return feed.Run(webCtx) }))
+	if desks != nil {
+		g.Go(func() error { return desks.Run(webCtx) })
+	}
 	g.Go(func() error {
 		defer stopWeb() // last: probes are answered while the relay drains
 		return s.run(gctx, r)
@@ -170,6 +189,7 @@ func (s *service) build() (*relay.Relay, error) {
 				return nil, sess, s.trace.Explain(err)
 			}
 			s.guarantee.Store(guaranteeOf(sess))
+			s.recorder.Opened(sess.State.Last)
 			return p, sess, nil
 		},
 		NewTranslator: func(st replication.State, sess sink.Session) (relay.RowTranslator, error) {
@@ -178,7 +198,7 @@ func (s *service) build() (*relay.Relay, error) {
 		Publication: o.Publication, Version: build().Version,
 		Limits:    relay.Limits{Size: o.BatchSize, Max: o.BatchMax, MaxBytes: int(o.BatchMaxBytes)},
 		Heartbeat: o.HeartbeatInterval, MinCommitInterval: o.MinCommitInterval, DrainTimeout: o.DrainTimeout,
-		OnState: s.onState, Beat: s.state.Beat, Log: s.log, Metrics: s.relay,
+		OnCommit: s.onCommit, OnState: s.onState, Beat: s.state.Beat, Log: s.log, Metrics: s.relay,
 	}
 	src.OnStandby = func(h replication.Holder) {
 		s.log.Info().Str("holder", h.String()).Str("slot", src.Slot).Msg("standby")
@@ -253,15 +273,17 @@ func (s *service) validate(ctx context.Context) error { return s.reach(ctx, "val
 // which broker did not answer before it is itself said not to.
 const checkMargin = 200 * time.Millisecond
 
-func (s *service) checks() map[string]health.Check {
+func (s *service) checks(feed *live.Feed) map[string]health.Check {
 	checks := map[string]health.Check{}
+	if !s.cfg.Kafka.Enabled {
+		checks["kafka"] = func(context.Context) health.Result { return health.Result{Status: health.Disabled} }
+		return checks
+	}
+	checks["lag"], checks["dlq"] = checkLag(feed), checkLetters(s.recorder)
 	if !s.cfg.Health.IncludeKafka {
 		return checks
 	}
 	checks["kafka"] = func(ctx context.Context) health.Result {
-		if !s.cfg.Kafka.Enabled {
-			return health.Result{Status: health.Disabled}
-		}
 		if br := s.breaker.Status(); br.State != breaker.Closed {
 			return broken(br)
 		}

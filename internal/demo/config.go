@@ -107,7 +107,7 @@ func (c Config) relayEnv(n names, databaseURL string, brokers []string, healthAd
 		"OUTBOX_PUBLICATION=" + n.publication,
 		"OUTBOX_TABLE=" + n.table,
 		"OUTBOX_AUTO_INIT=true",
-		"HEALTH_ADDR=" + healthAddr,
+		"HEALTH_ADDR=" + healthAddr, "ADMIN_ADDR=off",
 		"LOG_FORMAT=json",
 	}
 	var env []string

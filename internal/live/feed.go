@@ -56,6 +56,9 @@ func (f *Feed) Run(ctx context.Context) error {
 	}
 }
 
+// Now is the status of this moment.
+func (f *Feed) Now() *Status { return f.status() }
+
 func (f *Feed) tick() {
 	s := f.status()
 	text, err := line(s)
@@ -126,13 +129,13 @@ func (f *Feed) stream(w http.ResponseWriter, r *http.Request) {
 		}
 		return conn.Flush() == nil
 	}
-	if !send([]byte("retry: 2000\n\n")) || first != nil && !send(event(first)) {
+	if !send([]byte("retry: 2000\n\n")) || first != nil && !send(frame(first)) {
 		return
 	}
 	for {
 		select {
 		case text, more := <-c:
-			if !more || !send(event(text)) {
+			if !more || !send(frame(text)) {
 				return
 			}
 		case <-r.Context().Done():
@@ -141,7 +144,7 @@ func (f *Feed) stream(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func event(text []byte) []byte {
+func frame(text []byte) []byte {
 	return append(append([]byte("event: status\ndata: "), text...), "\n\n"...)
 }
 

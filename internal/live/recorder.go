@@ -20,6 +20,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/jackc/pglogrepl"
+
 	"github.com/holdwall/outbox-relay/checkpoint"
 	"github.com/holdwall/outbox-relay/internal/relay"
 )
@@ -39,7 +41,7 @@ type Recorder struct {
 type position struct {
 	seq                     uint64
 	timeline                int32
-	lsn, commit             string
+	lsn, commit             pglogrepl.LSN
 	time, commitTime        time.Time
 	rows, letters, released uint64
 	parked                  int
@@ -92,10 +94,7 @@ func (r *Recorder) Commit(c relay.Commit) {
 
 func (p *position) take(ck *checkpoint.Checkpoint) {
 	p.seq, p.timeline, p.time = ck.Seq, ck.Pos.Timeline, ck.Time
-	p.lsn = ck.Pos.EndLSN.String()
-	if ck.LastTx.CommitLSN != 0 {
-		p.commit, p.commitTime = ck.LastTx.CommitLSN.String(), ck.LastTx.CommitTime
-	}
+	p.lsn, p.commit, p.commitTime = ck.Pos.EndLSN, ck.LastTx.CommitLSN, ck.LastTx.CommitTime
 	p.rows, p.letters, p.parked = ck.RowsTotal, ck.LettersTotal, len(ck.Parked)
 }
 

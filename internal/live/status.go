@@ -3,6 +3,8 @@ package live
 import (
 	"time"
 
+	"github.com/jackc/pglogrepl"
+
 	"github.com/holdwall/outbox-relay/health"
 )
 
@@ -131,8 +133,8 @@ func (f *Feed) status() *Status {
 	s.Rates, s.Latency = r.window.rates(now, r.started), r.window.quantiles(now)
 	r.mu.Unlock()
 	s.Positions = Positions{
-		Timeline: p.timeline, CheckpointLSN: p.lsn, CheckpointSeq: p.seq, CheckpointTime: stamp(p.time),
-		LastCommitLSN: p.commit, LastCommitTime: stamp(p.commitTime),
+		Timeline: p.timeline, CheckpointLSN: lsn(p.lsn), CheckpointSeq: p.seq, CheckpointTime: stamp(p.time),
+		LastCommitLSN: lsn(p.commit), LastCommitTime: stamp(p.commitTime),
 	}
 	s.Totals = Totals{Rows: p.rows, DeadLetters: p.letters, Transactions: p.seq, ParkedKeys: p.parked}
 	s.sampled = sample{at: now, rows: s.Rates.Rows, retained: none, lagBytes: none, lagSeconds: none, p50: value(s.Latency.P50), p99: value(s.Latency.P99)}
@@ -162,6 +164,14 @@ func troubleOf(st health.Status) *Trouble {
 		return nil
 	}
 	return &Trouble{Code: st.Code, Name: st.Name, Detail: st.Detail, Why: st.Why, Fix: st.Fix, Connection: st.Connection}
+}
+
+// lsn is a position as SQL writes it, and nothing for none.
+func lsn(at pglogrepl.LSN) string {
+	if at == 0 {
+		return ""
+	}
+	return at.String()
 }
 
 // stamp is RFC 3339 with milliseconds, in UTC, and nothing for no time.

@@ -45,6 +45,9 @@ func StartCommand(t testing.TB, bin string, env map[string]string, args ...strin
 		}
 		env["HEALTH_ADDR"] = hostPort(ports[0])
 	}
+	if env["ADMIN_ADDR"] == "" {
+		env["ADMIN_ADDR"] = "off" // replicas of one test would want the same port
+	}
 	r := &Relay{book: newLogBook(), health: "http://" + env["HEALTH_ADDR"]}
 	r.stdout, r.stderr = &stream{book: r.book}, &stream{book: r.book}
 
