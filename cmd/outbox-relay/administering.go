@@ -183,9 +183,30 @@ func letterQuery(r *http.Request) (dlq.Filter, int, *fault.Error) {
 
 // collected is the answer of GET /api/dlq.
 type collected struct {
-	Topic   string      `json:"topic"`
-	Letters []wholeView `json:"letters"`
-	More    bool        `json:"more"` // there are more than were asked for
+	Topic   string       `json:"topic"`
+	Letters []postedView `json:"letters"`
+	More    bool         `json:"more"` // there are more than were asked for
+}
+
+// postedView is a letter as HTTP shows it. The payload is a text if it is one,
+// JSON too: a browser that reads a large number of it rounds it.
+type postedView struct {
+	wholeView
+	Payload *string `json:"payload,omitempty"`
+}
+
+func viewOfPosted(i *dlq.Item, content bool) postedView {
+	v := postedView{wholeView: viewOfWhole(i, content)}
+	if !content {
+		return v
+	}
+	v.contentView.Payload = nil
+	if text, ok := asText(i.Value); ok && i.Value != nil {
+		v.Payload, v.contentView.PayloadBase64 = &text, nil
+	} else {
+		v.contentView.PayloadBase64 = i.Value
+	}
+	return v
 }
 
 // collect gathers letters, the newest last, with their content if asked.
@@ -193,7 +214,7 @@ func (d *letterDesk) collect(ctx context.Context, f dlq.Filter, most int, conten
 	if err := d.reach(ctx, "dlq"); err != nil {
 		return nil, err
 	}
-	got := collected{Topic: d.replayer.View.Topic, Letters: []wholeView{}}
+	got := collected{Topic: d.replayer.View.Topic, Letters: []postedView{}}
 	size := 0
 	err := d.replayer.View.Letters(ctx, func(i *dlq.Item) error {
 		if !f.Match(i) {
@@ -204,7 +225,7 @@ func (d *letterDesk) collect(ctx context.Context, f dlq.Filter, most int, conten
 			got.More = true
 			return errEnough
 		}
-		got.Letters = append(got.Letters, viewOfWhole(i, content))
+		got.Letters = append(got.Letters, viewOfPosted(i, content))
 		return nil
 	}, func(dlq.Spot, error) {})
 	if err != nil && !errors.Is(err, errEnough) {
