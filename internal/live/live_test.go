@@ -41,9 +41,13 @@ func event(n int) *kgo.Record {
 	return &kgo.Record{
 		Topic: "outbox.events", Partition: int32(n % 3), Offset: int64(n), Key: []byte("private-key"), Value: []byte(`{"card":"private-payload"}`),
 		Headers: []kgo.RecordHeader{
-			{Key: "id", Value: fmt.Appendf(nil, "id-%d", n)}, {Key: "type", Value: []byte("Created")}, {Key: "aggregatetype", Value: []byte("order")},
-			{Key: "aggregateid", Value: []byte("private-customer")}, {Key: "mine", Value: []byte("private-header")},
-			{Key: "outbox.lsn", Value: []byte("0/1A2B3C8")}, {Key: "outbox.commit_ts", Value: []byte("2026-11-23T10:15:00.000000Z")},
+			{Key: "id", Value: fmt.Appendf(nil, "id-%d", n)},
+			{Key: "type", Value: []byte("Created")},
+			{Key: "aggregatetype", Value: []byte("order")},
+			{Key: "aggregateid", Value: []byte("private-customer")},
+			{Key: "mine", Value: []byte("private-header")},
+			{Key: "outbox.lsn", Value: []byte("0/1A2B3C8")},
+			{Key: "outbox.commit_ts", Value: []byte("2026-11-23T10:15:00.000000Z")},
 		},
 	}
 }
