@@ -67,7 +67,7 @@ var (
 // 21xx is the dlq tool, 22xx consumers and pipelines, 41xx and 51xx findings.
 var classesByRange = map[string]string{
 	"1": "Usage", "2": "Reject", "3": "Retry Halt", "4": "Retry Halt", "5": "Retry Halt", "9": "Halt Internal",
-	"21": "Reject Retry Halt Usage Finding", "22": "Reject Retry Usage", "41": "Finding", "51": "Finding",
+	"21": "Reject Retry Halt Usage Finding", "22": "Reject Retry Usage", "41": "Finding", "42": "Finding Retry Halt Usage", "51": "Finding",
 }
 
 func classesOf(id string) string {

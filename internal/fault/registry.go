@@ -104,13 +104,13 @@ var (
 	LetterForbidden = code("OBX-4042", "letter_forbidden", Halt, "a row can be no event, and OUTBOX_ERRORS_TOLERANCE=none allows no dead letters", "OUTBOX_ERRORS_TOLERANCE=all makes a dead letter of the row, and goes on")
 	ParkedGone      = code("OBX-4043", "parked_gone", Retry, "letters that wait behind another are no longer in their topic", "find their rows in the outbox table; the topic of letters needs retention.ms=-1: docs/errors.md#obx-4043")
 
-	LagHigh    = code("OBX-4240", "lag_high", Finding, "the oldest commit that is not in Kafka yet is older than a minute", "none needed if Kafka or the relay has just come back and the lag falls; else look at the state, at the check of Kafka, and at who writes so much")
-	LettersNew = code("OBX-4241", "letters_new", Finding, "rows have become dead letters in the last 15 minutes, or keys are parked behind one", "outbox-relay dlq list shows them with code and reason; remove the cause, then outbox-relay dlq replay")
-
 	DataMissing   = code("OBX-4100", "data_missing", Finding, "rows that were the relay's to publish are in no topic and in no dead letter", "find out since when: docs/errors.md#obx-4100; rows from before `init` were never owed, --since leaves them out")
 	DataDoubled   = code("OBX-4101", "data_doubled", Finding, "an event is in the topics more often than in the table, and not as a marked replay", "find out who wrote the second one: another relay on the same table, or another producer")
 	DataReordered = code("OBX-4102", "data_reordered", Finding, "an event stands behind one that was committed later", "find out who wrote to the topic besides the relay, or whether the database was restored")
 	DataDifferent = code("OBX-4103", "data_different", Finding, "a record is not what its row says", "find out who updated the row after its insert, or who wrote the record: updates are never published")
+
+	LagHigh    = code("OBX-4240", "lag_high", Finding, "the oldest commit that is not in Kafka yet is older than a minute", "none needed if Kafka or the relay has just come back and the lag falls; else look at the state, at the check of Kafka, and at who writes so much")
+	LettersNew = code("OBX-4241", "letters_new", Finding, "rows have become dead letters in the last 15 minutes, or keys are parked behind one", "outbox-relay dlq list shows them with code and reason; remove the cause, then outbox-relay dlq replay")
 
 	KafkaUnreachable  = code("OBX-5001", "kafka_unreachable", Retry, "no broker answers", "check KAFKA_BROKERS, and that the advertised listeners are reachable from here")
 	KafkaTLS          = code("OBX-5002", "kafka_tls", Retry, "the TLS handshake with Kafka failed", "check KAFKA_TLS and KAFKA_TLS_CA_FILE")
