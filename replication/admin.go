@@ -66,6 +66,9 @@ func (s *Server) Columns(ctx context.Context) ([]Column, error) {
 // Conn is the plain connection, for statements of the caller's own.
 func (s *Server) Conn() *pgx.Conn { return s.conn }
 
+// Version is the server's version as server_version_num has it.
+func (s *Server) Version() int { return s.version }
+
 // Describe names host, port and database.
 func (s *Server) Describe() string { return s.describe() }
 

@@ -93,6 +93,11 @@ func TestCommandLines(t *testing.T) {
 		{"config-validate-broken", broken, "config validate", 2},
 		{"config-validate-broken-json", broken, "config validate -o json", 2},
 		{"config-validate-strict", append(sound[:2:2], "DATABSE_URL=x"), "config validate --strict", 2},
+		{"slot-drop-print-sql", sound, "slot drop --print-sql", 0},
+		{"slot-advance-print-sql", sound, "slot advance other --to 0/10 --print-sql -o json", 0},
+		{"slot-create-print-sql", sound, "slot create --print-sql", 0},
+		{"slot-inspect-print-sql", sound, "slot inspect --print-sql", 0},
+		{"slot-list-print-sql", sound, "slot list --print-sql", 0},
 		{"init-dry-run", sound, "init --dry-run", 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -165,7 +170,7 @@ func TestNoOutputHoldsASecret(t *testing.T) {
 	}
 	for name, environ := range environs {
 		for _, args := range []string{
-			"config show", "config show -o json", "config validate", "config validate -o json", "config env", "config env -o json", "config env --markdown", "version", "slot inspect", "slot list -o json", "checkpoint show", "init --dry-run", "init", "verify", "verify -o json", "verify --data",
+			"config show", "config show -o json", "config validate", "config validate -o json", "config env", "config env -o json", "config env --markdown", "version", "slot inspect", "slot list -o json", "slot create", "slot drop --yes x", "slot advance", "checkpoint show", "init --dry-run", "init", "verify", "verify -o json", "verify --data",
 			"serve --kafka-sasl-password=" + planted, "serve --database-url=" + planted + "/", "serve --accept-gap x", "nonsense",
 		} {
 			t.Run(name+"/"+args, func(t *testing.T) {

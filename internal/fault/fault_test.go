@@ -68,12 +68,15 @@ var (
 var classesByRange = map[string]string{
 	"1": "Usage", "2": "Reject", "3": "Retry Halt", "4": "Retry Halt", "5": "Retry Halt", "9": "Halt Internal",
 	"21": "Reject Retry Halt Usage Finding", "22": "Reject Retry Usage", "41": "Finding", "42": "Finding Retry Halt Usage", "51": "Finding",
+	"34": "Retry Halt Usage Finding", "435": "Retry Halt Usage Finding", "436": "Retry Halt Usage Finding", // slots and cleanup, explain and wait
 }
 
 func classesOf(id string) string {
 	digits := strings.TrimPrefix(id, "OBX-")
-	if classes, ok := classesByRange[digits[:2]]; ok {
-		return classes
+	for _, n := range []int{3, 2} {
+		if classes, ok := classesByRange[digits[:n]]; ok {
+			return classes
+		}
 	}
 	return classesByRange[digits[:1]]
 }

@@ -82,6 +82,13 @@ var (
 	WALDecode           = code("OBX-3110", "wal_decode", Halt, "a replication message could not be read", "report it with the position; nothing was skipped")
 	RowUnreadable       = code("OBX-3111", "row_unreadable", Halt, "a row is larger than the relay is allowed to read", "raise OUTBOX_MAX_ROW_BYTES")
 
+	SlotUnconfirmed = code("OBX-3400", "slot_unconfirmed", Usage, "a slot is changed only for somebody who repeats its name", "repeat the command with --yes <slot>")
+	SlotWouldLose   = code("OBX-3401", "slot_would_lose", Halt, "the change would take events away from the relay", "repeat the range exactly as the message prints it, if the loss is meant")
+	SlotChanged     = code("OBX-3402", "slot_changed", Retry, "the slot was moved, taken or dropped between the look at it and the change", "outbox-relay slot inspect, then run the command again")
+	SlotAlone       = code("OBX-3403", "slot_alone", Halt, "there is no checkpoint, and serve halts on a slot without one: it cannot tell where the relay stands", "outbox-relay init creates both; if the relay has run before, its checkpoint is missing: docs/errors.md#obx-4002")
+	SlotTarget      = code("OBX-3404", "slot_target", Usage, "the slot cannot go to that position", "outbox-relay slot inspect shows where it stands and where the WAL ends")
+	SlotExists      = code("OBX-3405", "slot_exists", Usage, "there is a slot of this name already", "outbox-relay slot inspect")
+
 	NotInitialised    = code("OBX-4001", "not_initialised", Halt, "neither slot nor checkpoint exist", "outbox-relay init")
 	CheckpointMissing = code("OBX-4002", "checkpoint_missing", Halt, "the slot exists but its checkpoint does not: wrong cluster, wrong topic, or the topic was deleted", "check KAFKA_BROKERS, KAFKA_CHECKPOINT_TOPIC and OUTBOX_NAME; if the checkpoint is really gone: docs/errors.md#obx-4002")
 	CheckpointForked  = code("OBX-4003", "checkpoint_forked", Halt, "the checkpoint topic is not the one this checkpoint was written to, or its history contradicts itself", "find out who recreated, mirrored or wrote to the topic: docs/errors.md#obx-4003")

@@ -36,6 +36,7 @@ var allowed = map[string][]string{
 		"replication", "outbox", "sink", "checkpoint", "dlq", "internal/breaker", "internal/fault", "internal/crash", "internal/mutant",
 	},
 	"internal/provision": {"replication", "outbox", "sink", "checkpoint", "internal/kafka", "internal/fault"},
+	"internal/slots":     {"replication", "checkpoint", "internal/fault"},
 	"internal/preflight": {"internal/kafka", "internal/fault"},
 	"internal/audit":     {"outbox", "checkpoint", "sink", "dlq", "replication", "internal/kafka", "internal/fault"},
 	"internal/verify":    {"outbox", "checkpoint", "internal/kafka", "internal/fault", "replication"},
