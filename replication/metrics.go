@@ -1,6 +1,8 @@
 package replication
 
 import (
+	"time"
+
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 )
@@ -16,6 +18,7 @@ type Metrics struct {
 	event        prometheus.Counter // child of rows, resolved once: this is the hot path
 	transactions prometheus.Counter
 	walBytes     prometheus.Counter
+	full         prometheus.Counter
 	resumed      prometheus.Counter
 	connected    prometheus.Gauge
 	retained     *prometheus.GaugeVec
@@ -40,6 +43,11 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		resumed: f.NewCounter(prometheus.CounterOpts{
 			Name: "outbox_resume_skipped_rows_total", Help: "Rows sent again after a restart and dropped because the checkpoint covers them.",
 		}),
+		full: f.NewCounter(prometheus.CounterOpts{
+			// The relay counts other causes under the same name.
+			Name: "outbox_backpressure_seconds_total", ConstLabels: prometheus.Labels{"cause": "memory"},
+			Help: "Time in which nothing more was read: kafka while it has to take what was read before, breaker while that is open, memory while the queue of the source is full.",
+		}),
 		connected: f.NewGauge(prometheus.GaugeOpts{
 			Name: "outbox_source_connected", Help: "1 while this process streams from the slot.",
 		}),
@@ -61,12 +69,22 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 }
 
 func (m *Metrics) row(result string) {
-	switch {
-	case m == nil:
-	case result == rowEvent:
-		m.event.Inc()
-	default:
+	if m != nil {
 		m.rows.WithLabelValues(result).Inc()
+	}
+}
+
+// events counts the rows of one part.
+func (m *Metrics) events(n int) {
+	if m != nil {
+		m.event.Add(float64(n))
+	}
+}
+
+// waited counts time in which the queue had no room.
+func (m *Metrics) waited(d time.Duration) {
+	if m != nil {
+		m.full.Add(d.Seconds())
 	}
 }
 

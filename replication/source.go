@@ -296,8 +296,12 @@ func (s *Source) read(ctx context.Context) error {
 				}
 			}
 		}
-		if a == nil || !s.queue.hasRoom() {
-			if err := s.pause(ctx); err != nil {
+		if full := !s.queue.hasRoom(); a == nil || full {
+			err := s.pause(ctx)
+			if full {
+				s.metrics.waited(time.Since(now))
+			}
+			if err != nil {
 				return err
 			}
 			continue
@@ -320,6 +324,8 @@ func (s *Source) read(ctx context.Context) error {
 // for many messages; pgproto3 keeps a message that it has read in part, so a
 // deadline loses nothing.
 func (s *Source) drain(front *pgproto3.Frontend, a *assembler) (n int, err error) {
+	bytes := 0
+	defer func() { s.metrics.received(bytes) }()
 	for ; s.queue.hasRoom(); n++ {
 		msg, err := front.Receive()
 		if err != nil {
@@ -331,6 +337,7 @@ func (s *Source) drain(front *pgproto3.Frontend, a *assembler) (n int, err error
 		}
 		switch msg := msg.(type) {
 		case *pgproto3.CopyData:
+			bytes += len(msg.Data)
 			if err := s.copyData(msg.Data, a); err != nil {
 				return n, err
 			}
@@ -356,7 +363,6 @@ func (s *Source) drain(front *pgproto3.Frontend, a *assembler) (n int, err error
 }
 
 func (s *Source) copyData(data []byte, a *assembler) error {
-	s.metrics.received(len(data))
 	if len(data) == 0 {
 		return fault.New(fault.WALDecode, "empty replication message")
 	}

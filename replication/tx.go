@@ -219,7 +219,6 @@ func (a *assembler) insert(m *Message, at pglogrepl.LSN) error {
 	for _, v := range m.Values {
 		a.cur.Bytes += len(v) + valueOverhead
 	}
-	a.metrics.row(rowEvent)
 	if len(a.cur.Rows) >= partRows || a.cur.Bytes >= partBytes {
 		a.flush(false, 0)
 	}
@@ -250,6 +249,7 @@ func (a *assembler) flush(last bool, end pglogrepl.LSN) {
 	part := a.cur
 	part.Last, part.EndLSN = last, end
 	a.sent = true
+	a.metrics.events(len(part.Rows))
 	a.emit(&part)
 	a.cur.Rows, a.cur.Relation, a.cur.Bytes = nil, nil, 0
 }

@@ -1,10 +1,15 @@
 package sink
 
 import (
+	"errors"
+	"slices"
+	"strconv"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+	"github.com/twmb/franz-go/pkg/kerr"
 )
 
 const (
@@ -15,6 +20,14 @@ const (
 
 	phaseProduce = "produce"
 	phaseEnd     = "end"
+	phaseRead    = "read_back"
+)
+
+// Topics can come from rows, so their number is anybody's choice: those behind
+// the first maxTopics share a label.
+const (
+	maxTopics  = 200
+	topicOther = "other"
 )
 
 // Metrics of the sink. Made once per process; nil works and counts nothing.
@@ -28,7 +41,29 @@ type Metrics struct {
 	records      prometheus.Histogram
 	bytes        prometheus.Histogram
 	checkpoints  prometheus.Counter
+	produced     *prometheus.CounterVec
+	producedSize *prometheus.CounterVec
+	errors       *prometheus.CounterVec
+
+	mu     sync.Mutex
+	topics map[string]traffic
 }
+
+// traffic is what is counted of one topic.
+type traffic struct{ records, bytes prometheus.Counter }
+
+// produceErrors are the answers that brokers are known to give to a produce
+// request; others appear when they happen.
+var produceErrors = []*kerr.Error{
+	kerr.MessageTooLarge, kerr.RecordListTooLarge, kerr.InvalidRecord, kerr.InvalidTimestamp, kerr.CorruptMessage,
+	kerr.TopicAuthorizationFailed, kerr.ClusterAuthorizationFailed, kerr.TransactionalIDAuthorizationFailed, kerr.PolicyViolation,
+	kerr.UnknownTopicOrPartition, kerr.NotLeaderForPartition, kerr.NotEnoughReplicas, kerr.NotEnoughReplicasAfterAppend, kerr.RequestTimedOut,
+	kerr.ProducerFenced, kerr.InvalidProducerEpoch, kerr.InvalidTxnState, kerr.UnknownProducerID,
+}
+
+// codeClient is the code of what no broker has said: a time-out, or a
+// connection that ended.
+const codeClient = "client"
 
 // NewMetrics registers the metrics of the sink.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
@@ -50,7 +85,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "outbox_transactions_total", Help: "Kafka transactions by how they ended.",
 		}, []string{"result"}),
 		duration: f.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "outbox_transaction_duration_seconds", Help: "Time of a Kafka transaction: produce is from begin to all acknowledged, end from there to committed.",
+			Name: "outbox_transaction_duration_seconds", Help: "Time of a Kafka transaction: produce is from begin to all acknowledged, end from there to committed, read_back from there to readable.",
 			Buckets: prometheus.ExponentialBuckets(0.001, 2, 17), NativeHistogramBucketFactor: 1.1,
 		}, []string{"phase"}),
 		records: f.NewHistogram(prometheus.HistogramOpts{
@@ -64,16 +99,42 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		checkpoints: f.NewCounter(prometheus.CounterOpts{
 			Name: "outbox_checkpoint_writes_total", Help: "Committed checkpoints.",
 		}),
+		produced: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "outbox_produced_records_total", Help: "Records in committed Kafka transactions; from the 201st topic on under other.",
+		}, []string{"topic"}),
+		producedSize: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "outbox_produced_bytes_total", Help: "Keys and values of these records, before compression.",
+		}, []string{"topic"}),
+		errors: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "outbox_produce_errors_total", Help: "Records that were not acknowledged, by what the broker said first; client is what no broker said. All of a transaction is tried again.",
+		}, []string{"code", "retriable"}),
+		topics: map[string]traffic{},
 	}
 	for _, r := range []string{resultCommitted, resultAborted, resultFenced, resultUnknown} {
 		m.transactions.WithLabelValues(r)
 	}
+	for _, p := range []string{phaseProduce, phaseEnd, phaseRead} {
+		m.duration.WithLabelValues(p)
+	}
+	m.topic(topicOther)
+	for _, e := range produceErrors {
+		m.errors.WithLabelValues(e.Message, strconv.FormatBool(e.Retriable))
+	}
+	m.errors.WithLabelValues(codeClient, "true")
 	return m
 }
 
-func (m *Metrics) committed(rows uint64, records int64, bytes int, end time.Duration) {
+func (m *Metrics) committed(rows uint64, load *cargo, end time.Duration) {
 	if m == nil {
 		return
+	}
+	records, bytes := 0, 0
+	for _, c := range load.topics {
+		t := m.topic(c.topic)
+		t.records.Add(float64(c.records))
+		t.bytes.Add(float64(c.bytes))
+		records += c.records
+		bytes += c.bytes
 	}
 	m.published.Add(float64(rows))
 	m.transactions.WithLabelValues(resultCommitted).Inc()
@@ -91,9 +152,41 @@ func (m *Metrics) ended(result string) {
 	m.failures.Inc()
 }
 
-func (m *Metrics) rejected() {
+// rejected counts a transaction in which n records were not acknowledged.
+func (m *Metrics) rejected(first error, n int) {
+	if m == nil {
+		return
+	}
+	m.publishError.Inc()
+	code, retriable := codeClient, true
+	if e := (*kerr.Error)(nil); errors.As(first, &e) {
+		code, retriable = e.Message, e.Retriable
+	}
+	m.errors.WithLabelValues(code, strconv.FormatBool(retriable)).Add(float64(n))
+}
+
+// topic returns the counters of a topic.
+func (m *Metrics) topic(name string) traffic {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	t, known := m.topics[name]
+	switch {
+	case known:
+		return t
+	case len(m.topics) > maxTopics:
+		return m.topics[topicOther]
+	}
+	t = traffic{m.produced.WithLabelValues(name), m.producedSize.WithLabelValues(name)}
+	m.topics[name] = t
+	return t
+}
+
+// Announce lets the series of topics begin before the first record.
+func (m *Metrics) Announce(topics ...string) {
 	if m != nil {
-		m.publishError.Inc()
+		for _, t := range topics {
+			m.topic(t)
+		}
 	}
 }
 
@@ -107,4 +200,30 @@ func (m *Metrics) phase(phase string, d time.Duration) {
 	if m != nil {
 		m.duration.WithLabelValues(phase).Observe(d.Seconds())
 	}
+}
+
+// cargo counts by topic what a transaction holds. Records of one topic mostly
+// follow each other, and the counters of the process are touched once for all.
+type cargo struct {
+	topics []topicCargo
+	at     int // of the topic that came last
+}
+
+type topicCargo struct {
+	topic          string
+	records, bytes int
+}
+
+func (c *cargo) reset() { c.topics, c.at = c.topics[:0], 0 }
+
+func (c *cargo) add(topic string, bytes int) {
+	if c.at >= len(c.topics) || c.topics[c.at].topic != topic {
+		c.at = slices.IndexFunc(c.topics, func(t topicCargo) bool { return t.topic == topic })
+		if c.at < 0 {
+			c.at = len(c.topics)
+			c.topics = append(c.topics, topicCargo{topic: topic})
+		}
+	}
+	c.topics[c.at].records++
+	c.topics[c.at].bytes += bytes
 }

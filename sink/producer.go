@@ -33,7 +33,7 @@ type Producer struct {
 	expected int64 // records added to the open transaction
 	acked    atomic.Int64
 	rejected rejects
-	bytes    int
+	load     cargo
 }
 
 // Begin opens a transaction. Kafka is not told before the first Add.
@@ -41,7 +41,8 @@ func (p *Producer) Begin() error {
 	if err := p.cl.BeginTransaction(); err != nil {
 		return kafka.Classify("begin transaction", err)
 	}
-	p.open, p.began, p.expected, p.bytes = true, time.Now(), 0, 0
+	p.open, p.began, p.expected = true, time.Now(), 0
+	p.load.reset()
 	p.acked.Store(0)
 	p.rejected.reset()
 	return nil
@@ -54,7 +55,7 @@ func (p *Producer) Begin() error {
 // the whole transaction.
 func (p *Producer) Add(r *kgo.Record) {
 	p.expected++
-	p.bytes += len(r.Key) + len(r.Value)
+	p.load.add(r.Topic, len(r.Key)+len(r.Value))
 	p.cl.Produce(context.Background(), r, p.promise)
 	if p.expected == 1 {
 		crash.Point(crash.GroupOpen)
@@ -84,13 +85,13 @@ func (p *Producer) Commit(ctx context.Context, ck checkpoint.Checkpoint) error {
 	}
 	p.Add(seal)
 	crash.Point(crash.CheckpointAdded)
-	flushed := time.Now()
 	if err := p.flush(ctx); err != nil {
 		p.metrics.ended(resultAborted)
 		return err
 	}
 	crash.Point(crash.BeforeEnd)
-	p.metrics.phase(phaseProduce, time.Since(p.began))
+	flushed := time.Now()
+	p.metrics.phase(phaseProduce, flushed.Sub(p.began))
 	p.open = false
 	// The context is not ours to cancel from here on: a commit that was sent
 	// and given up on is a commit in doubt. The client's own request time-out
@@ -104,7 +105,7 @@ func (p *Producer) Commit(ctx context.Context, ck checkpoint.Checkpoint) error {
 		return fault.Wrap(err, fault.OutcomeUnknown, "commit checkpoint %d", ck.Seq)
 	}
 	crash.Point(crash.AfterEnd)
-	p.metrics.committed(ck.Rows, p.expected, p.bytes, time.Since(flushed))
+	p.metrics.committed(ck.Rows, &p.load, time.Since(flushed))
 	return nil
 }
 
@@ -116,7 +117,7 @@ func (p *Producer) flush(ctx context.Context) error {
 	err := p.cl.Flush(actx)
 	stop()
 	if err := p.rejected.cause(); err != nil {
-		p.metrics.rejected()
+		p.metrics.rejected(p.rejected.said())
 		return err
 	}
 	if err != nil {
@@ -151,6 +152,7 @@ func (p *Producer) ReadBack(ctx context.Context, ck checkpoint.Checkpoint) error
 	ctx, cancel := context.WithTimeout(ctx, p.cfg.ReadBackTimeout)
 	defer cancel()
 	ctx, stop := p.attend(ctx)
+	began := time.Now()
 	err := p.tail.Await(ctx, ck.SessionID, ck.Seq)
 	stop()
 	if err != nil {
@@ -159,6 +161,7 @@ func (p *Producer) ReadBack(ctx context.Context, ck checkpoint.Checkpoint) error
 		}
 		return kafka.Classify("read back", err)
 	}
+	p.metrics.phase(phaseRead, time.Since(began))
 	crash.Point(crash.ReadBack)
 	return nil
 }

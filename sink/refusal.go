@@ -39,16 +39,27 @@ type rejects struct {
 	mu       sync.Mutex
 	topic    string // of the first
 	first    error
+	n        int // records
 	suspects []*kgo.Record
 	code     *fault.Code
 	answer   error
 }
 
-func (r *rejects) reset() { r.topic, r.first, r.suspects, r.code, r.answer = "", nil, nil, nil, nil }
+func (r *rejects) reset() {
+	r.topic, r.first, r.n, r.suspects, r.code, r.answer = "", nil, 0, nil, nil, nil
+}
+
+// said returns what the first was refused with, and how many there are.
+func (r *rejects) said() (error, int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.first, r.n
+}
 
 func (r *rejects) add(rec *kgo.Record, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.n++
 	if r.first == nil {
 		r.topic, r.first = rec.Topic, err
 	}

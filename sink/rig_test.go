@@ -26,6 +26,7 @@ type rig struct {
 	cluster *kfake.Cluster
 	opts    []kgo.Opt
 	cfg     sink.Config
+	metrics *sink.Metrics
 }
 
 func newRig(t *testing.T, opts ...kfake.Opt) *rig {
@@ -56,7 +57,7 @@ func (r *rig) topic(t *testing.T, name string, partitions int32, configs map[str
 // open opens a producer, which is closed at the end of the test if not before.
 func (r *rig) open(t *testing.T, opts ...kgo.Opt) (*opened, sink.Session) {
 	t.Helper()
-	p, s, err := sink.Open(t.Context(), r.cfg, append(r.opts, opts...), zerolog.Nop(), nil)
+	p, s, err := sink.Open(t.Context(), r.cfg, append(r.opts, opts...), zerolog.Nop(), r.metrics)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -51,7 +51,7 @@ func newParts(cfg config.Config, log zerolog.Logger) *parts {
 	return &parts{
 		cfg: cfg, log: log, lines: log, reg: reg, table: cfg.Outbox.Table,
 		source: replication.NewMetrics(reg), sink: sink.NewMetrics(reg),
-		relay: relay.NewMetrics(reg), kafka: kafka.NewMetrics(reg), breaker: breaker.NewMetrics(reg), dlq: dlq.NewMetrics(reg), trace: kafka.NewTrace(),
+		relay: relay.NewMetrics(reg, cfg.Outbox.Name), kafka: kafka.NewMetrics(reg), breaker: breaker.NewMetrics(reg), dlq: dlq.NewMetrics(reg), trace: kafka.NewTrace(),
 		turn: make(chan struct{}, 1),
 	}
 }
@@ -176,7 +176,7 @@ func (p *parts) letters() *relay.Letters {
 	shelf := &dlq.Shelf{Topic: topic, Relay: p.cfg.Outbox.Name, Forgive: !p.cfg.Outbox.ParkKeys, Options: func() ([]kgo.Opt, error) { return p.client("letters") }}
 	return &relay.Letters{
 		Topic: topic, Forbid: p.cfg.Outbox.ErrorsTolerance == "none", MaxPerMinute: p.cfg.Outbox.LettersPerMinute,
-		Park: p.cfg.Outbox.ParkKeys, Write: relay.LetterWriter(p.translator(), p.relay), Look: shelf.Look,
+		Park: p.cfg.Outbox.ParkKeys, Write: relay.LetterWriter(p.translator()), Look: shelf.Look,
 	}
 }
 

@@ -158,6 +158,9 @@ func (s *service) build() (*relay.Relay, error) {
 	}
 	o := s.cfg.Outbox
 	s.breaker = s.newBreaker()
+	for _, t := range s.topics() {
+		s.sink.Announce(t.Name)
+	}
 	src.Reluctant = func() bool { return s.breaker.Status().State != breaker.Closed }
 	r := &relay.Relay{
 		Breaker: s.breaker,

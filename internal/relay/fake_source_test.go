@@ -151,7 +151,7 @@ func (s *fakeSource) parts(x *tx) {
 	}
 	var rows []replication.Row
 	part := func(last bool, end pglogrepl.LSN) {
-		t := &replication.Tx{XID: x.xid, CommitLSN: x.commit, EndLSN: end, Rows: rows, Last: last}
+		t := &replication.Tx{XID: x.xid, CommitLSN: x.commit, EndLSN: end, CommitTime: x.at, Rows: rows, Last: last}
 		s.queue, rows = append(s.queue, t), nil
 	}
 	if x.commit >= s.from.Floor {

@@ -54,10 +54,50 @@ type gathering struct {
 	open  group
 	pos   checkpoint.Position // after everything in ready
 
+	flight stock // what was taken and has not landed
+
 	nudged bool // take is to return with nothing
 
 	filled chan struct{} // something may be ready
 	taken  chan struct{} // ready was taken
+
+	metrics *Metrics
+}
+
+// stock is what was read and is not delivered.
+type stock struct {
+	records, bytes int
+	oldest         time.Time // commit of the oldest; zero if there is none
+}
+
+func (g *group) stock() stock {
+	if g.empty() {
+		return stock{}
+	}
+	return stock{records: len(g.records), bytes: g.bytes, oldest: g.oldest}
+}
+
+func (s stock) and(newer stock) stock {
+	if s.oldest.IsZero() {
+		s.oldest = newer.oldest
+	}
+	s.records += newer.records
+	s.bytes += newer.bytes
+	return s
+}
+
+// stock is what is gathered and under way. Any goroutine may ask.
+func (b *gathering) stock() stock {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.flight.and(b.ready.stock()).and(b.open.stock())
+}
+
+// landed notes that what was taken is delivered.
+func (b *gathering) landed() {
+	b.mu.Lock()
+	b.flight = stock{}
+	b.mu.Unlock()
 }
 
 func newGathering(l Limits, base checkpoint.Checkpoint) *gathering {
@@ -152,9 +192,12 @@ func (b *gathering) room(ctx context.Context) error {
 		if !full {
 			return nil
 		}
+		done := b.metrics.waitsForKafka()
 		select {
 		case <-b.taken:
+			done()
 		case <-ctx.Done():
+			done()
 			return context.Cause(ctx)
 		}
 	}
@@ -185,7 +228,7 @@ func (b *gathering) take(ctx context.Context, stop <-chan struct{}, idleAt time.
 		}
 		g := b.ready
 		if g != nil && (len(g.records) > 0 || g.reply || due) {
-			b.ready = nil
+			b.ready, b.flight = nil, g.stock()
 			b.adapt(len(g.records))
 			b.mu.Unlock()
 			signal(b.taken)

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/jackc/pglogrepl"
-	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/holdwall/outbox-relay/internal/fault"
 )
@@ -262,54 +261,4 @@ func TestBeat(t *testing.T) {
 			t.Error("it beats after the end")
 		}
 	})
-}
-
-func TestMetrics(t *testing.T) {
-	bubble(t, []int{1}, func(t *testing.T, w *world, r *Relay) {
-		reg := prometheus.NewRegistry()
-		r.Metrics = NewMetrics(reg)
-		w.errs["OpenSource"] = []error{fault.New(fault.PostgresUnreachable, "injected")}
-		stop := w.start(t, r)
-		settle(time.Second)
-		values := gather(t, reg)
-		for name, want := range map[string]float64{
-			"outbox_leader":                                       1,
-			"outbox_relay_state/streaming":                        1,
-			"outbox_relay_state/backoff":                          0,
-			"outbox_relay_state/standby":                          0,
-			"outbox_end_to_end_latency_seconds":                   1, // observations
-			"outbox_source_reconnects_total/postgres_unreachable": 1,
-		} {
-			if got, ok := values[name]; !ok || got != want {
-				t.Errorf("%s is %v, want %v", name, got, want)
-			}
-		}
-		if err := stop(); err != nil {
-			t.Error(err)
-		}
-		values = gather(t, reg)
-		if values["outbox_leader"] != 0 || values["outbox_relay_state/stopped"] != 1 {
-			t.Errorf("after the end: %v", values)
-		}
-	})
-}
-
-// gather reads a registry as name, or name/label, to value.
-func gather(t *testing.T, reg *prometheus.Registry) map[string]float64 {
-	t.Helper()
-	families, err := reg.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	values := map[string]float64{}
-	for _, f := range families {
-		for _, m := range f.GetMetric() {
-			name := f.GetName()
-			for _, l := range m.GetLabel() {
-				name += "/" + l.GetValue()
-			}
-			values[name] = m.GetGauge().GetValue() + m.GetCounter().GetValue() + float64(m.GetHistogram().GetSampleCount())
-		}
-	}
-	return values
 }

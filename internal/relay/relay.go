@@ -164,6 +164,7 @@ func (r *Relay) Run(ctx context.Context) error {
 		}()
 		defer func() { cancel(nil); <-beating }()
 	}
+	r.Metrics.limits(r.Limits)
 	for {
 		err := r.session(ctx, hard)
 		if ctx.Err() != nil {
@@ -178,6 +179,9 @@ func (r *Relay) Run(ctx context.Context) error {
 		}
 		f := fault.As(err)
 		if f.Code.Class != fault.Retry {
+			if f.Code == fault.WALDecode {
+				r.Metrics.unread(decodeStream)
+			}
 			r.state(Failed, f)
 			return err
 		}

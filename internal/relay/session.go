@@ -55,6 +55,7 @@ func (r *Relay) session(soft, hard context.Context) error {
 		return err
 	}
 	s := &session{Relay: r, src: src, log: r.Log}
+	r.Metrics.holds()
 	r.state(Starting, nil)
 	g, ctx := errgroup.WithContext(hard)
 	srcCtx, stopSource := context.WithCancelCause(ctx)
@@ -99,6 +100,7 @@ func (s *session) run(ctx, soft context.Context) error {
 	}
 	s.last = s.next(from.base, st)
 	s.buf = newGathering(s.Limits, from.base)
+	s.buf.metrics = s.Metrics
 	s.opened, s.triage, s.released = s.info, s.newTriage(from.base, s.info), make(chan release, 1)
 	s.publishHeld()
 	s.log = s.log.With().Uint64("session", s.info.No).Logger()
@@ -123,6 +125,7 @@ func (s *session) run(ctx, soft context.Context) error {
 	}
 	s.src.Resume(from.resume)
 	s.Metrics.guarantee(s.info.Degraded)
+	s.Metrics.streams(s.buf, from.base, from.base.Host != s.last.Host || from.base.PID != s.last.PID)
 	s.state(Streaming, nil)
 	g, gctx := errgroup.WithContext(ctx)
 	gatherCtx, stopGathering := context.WithCancelCause(gctx)
@@ -152,7 +155,10 @@ func (s *session) openSink(ctx, soft context.Context) (Sink, sink.Session, error
 	for attempt := 1; ; attempt++ {
 		if f := s.open(); f != nil {
 			s.state(Backoff, f)
-			if err := s.Breaker.Await(ctx); err != nil {
+			closed := s.Metrics.waitsForBreaker()
+			err := s.Breaker.Await(ctx)
+			closed()
+			if err != nil {
 				return nil, sink.Session{}, err
 			}
 			s.state(Starting, nil)
@@ -179,9 +185,12 @@ func (s *session) openSink(ctx, soft context.Context) (Sink, sink.Session, error
 			return nil, sink.Session{}, err
 		}
 		s.state(Backoff, fault.As(err))
+		done := s.Metrics.waitsForKafka()
 		select {
 		case <-time.After(s.pause(attempt)):
+			done()
 		case <-ctx.Done():
+			done()
 			return nil, sink.Session{}, context.Cause(ctx)
 		}
 	}
@@ -217,9 +226,13 @@ func (s *session) next(c checkpoint.Checkpoint, st replication.State) checkpoint
 	return c
 }
 
+// decodeSample: one part in so many is measured, or measuring would be a good
+// share of what transactions of one row cost.
+const decodeSample = 16
+
 // gather reads, translates and collects, while pump commits.
 func (s *session) gather(ctx context.Context, t RowTranslator) error {
-	for {
+	for n := 0; ; n++ {
 		tx, err := s.src.Next(ctx)
 		if err != nil {
 			return err
@@ -228,9 +241,16 @@ func (s *session) gather(ctx context.Context, t RowTranslator) error {
 			s.buf.idle(tx.EndLSN, tx.ReplyAsked)
 			continue
 		}
+		var began time.Time
+		if n%decodeSample == 0 {
+			began = time.Now()
+		}
 		records, letters, err := t.Translate(ctx, tx, make([]*kgo.Record, 0, len(tx.Rows)))
 		if err != nil {
 			return err
+		}
+		if !began.IsZero() {
+			s.Metrics.decoded(time.Since(began))
 		}
 		bytes := 0
 		for _, r := range records {
@@ -270,6 +290,7 @@ func (s *session) pump(ctx context.Context, drain <-chan struct{}) error {
 			// where its predecessor did not come to it; a server that wants to
 			// stop waits for that.
 			s.src.Confirm(g.pos.EndLSN)
+			s.landed()
 			idle = now.Add(s.Heartbeat)
 			continue
 		}
@@ -279,6 +300,7 @@ func (s *session) pump(ctx context.Context, drain <-chan struct{}) error {
 		if err := s.deliver(ctx, g, ""); err != nil {
 			return err
 		}
+		s.landed()
 		idle = time.Now().Add(s.Heartbeat)
 		if wait := s.MinCommitInterval - time.Since(now); wait > 0 {
 			select {
@@ -288,6 +310,12 @@ func (s *session) pump(ctx context.Context, drain <-chan struct{}) error {
 			}
 		}
 	}
+}
+
+// landed notes that what was taken is delivered, or was nothing to deliver.
+func (s *session) landed() {
+	s.buf.landed()
+	s.Metrics.landed()
 }
 
 // deliver is the transaction: the order of these calls is the product.

@@ -26,8 +26,8 @@ type TranslatorConfig struct {
 	Retry dlq.Schedule
 }
 
-func (c TranslatorConfig) letterWriter(m *Metrics) letterWriter {
-	return letterWriter{name: c.Name, version: c.Version, topic: c.LetterTopic, retry: c.Retry, metrics: m}
+func (c TranslatorConfig) letterWriter() letterWriter {
+	return letterWriter{name: c.Name, version: c.Version, topic: c.LetterTopic, retry: c.Retry}
 }
 
 // Translator turns rows into Kafka records, for one session and one goroutine.
@@ -40,6 +40,7 @@ type Translator struct {
 	source  string // <database>/<slot>
 	tli     int32
 	letters letterWriter
+	metrics *Metrics
 
 	relation *replication.Relation
 	decoder  *outbox.Decoder
@@ -52,7 +53,7 @@ type Translator struct {
 func NewTranslator(cfg TranslatorConfig, st replication.State, sess sink.Session, m *Metrics) (*Translator, error) {
 	t := &Translator{
 		cfg: cfg, catalog: sess.Catalog, source: st.Database + "/" + st.Slot.Name, tli: st.Timeline,
-		letters: cfg.letterWriter(m),
+		letters: cfg.letterWriter(), metrics: m,
 	}
 	cfg.Router.Limit, cfg.Router.Partitions = sess.Catalog.Limit, sess.Catalog.Partitions
 	var err error
@@ -99,6 +100,7 @@ func (t *Translator) shape(rel *replication.Relation) error {
 	d, err := outbox.NewDecoder(t.cfg.Columns, cols)
 	if err != nil {
 		// Every row would fail, so this is no matter for dead letters.
+		t.metrics.unread(decodeColumn)
 		return fault.Wrap(err, fault.ColumnMissing, "table %s.%s", rel.Schema, rel.Name)
 	}
 	t.relation, t.decoder = rel, d
@@ -120,6 +122,9 @@ func (t *Translator) row(ctx context.Context, row *replication.Row) (*kgo.Record
 			return rec, false, nil
 		}
 	}
+	if decodeErr != nil {
+		t.metrics.unread(decodeRow)
+	}
 	cause := errors.Join(decodeErr, err)
 	if decodeErr == nil && fault.CodeOf(err).Class != fault.Reject {
 		return nil, false, err
@@ -137,12 +142,11 @@ func (t *Translator) letter(ctx context.Context, rec *kgo.Record, cause error) (
 type letterWriter struct {
 	name, version, topic string
 	retry                dlq.Schedule
-	metrics              *Metrics
 }
 
 // LetterWriter returns the Write of Letters.
-func LetterWriter(cfg TranslatorConfig, m *Metrics) func(context.Context, sink.Session, *kgo.Record, error) (*kgo.Record, error) {
-	w := cfg.letterWriter(m)
+func LetterWriter(cfg TranslatorConfig) func(context.Context, sink.Session, *kgo.Record, error) (*kgo.Record, error) {
+	w := cfg.letterWriter()
 	return func(ctx context.Context, sess sink.Session, rec *kgo.Record, cause error) (*kgo.Record, error) {
 		var partition outbox.Partition
 		if n, ok := sink.ExplicitPartition(rec); ok {
@@ -162,7 +166,6 @@ func (w letterWriter) write(ctx context.Context, catalog *sink.Catalog, rec *kgo
 		w.retry.Plan(&l) // the broker may take it one day; other faults are the row's own
 	}
 	out := l.Record(w.topic, catalog.Limit(w.topic))
-	w.metrics.letter(string(l.Reason), string(l.Stage))
 	crash.Point(crash.LetterAdded)
 	return out, nil
 }

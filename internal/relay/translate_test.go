@@ -53,7 +53,7 @@ func newDesk(t *testing.T) *desk {
 	d.Translator, err = NewTranslator(TranslatorConfig{
 		Name: "orders", Version: "v1", Columns: outbox.DefaultColumns(), LetterTopic: "letters",
 		Router: sink.RouterConfig{EventsTopic: "events", DeniedTopics: []string{"ckpt"}},
-	}, replication.State{Database: "db", Timeline: 3, Slot: replication.Slot{Name: "slot"}}, sess, NewMetrics(d.reg))
+	}, replication.State{Database: "db", Timeline: 3, Slot: replication.Slot{Name: "slot"}}, sess, NewMetrics(d.reg, "orders"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,12 +149,13 @@ func TestTranslateLetters(t *testing.T) {
 		topic, partition, payload string
 		reason                    dlq.Reason
 		code                      *fault.Code
+		unread                    float64 // rows that could not be read, not only not sent
 	}{
-		"too large for a topic not seen before": {"small", "", large, dlq.TooLarge, fault.RowTooLarge},
-		"an illegal topic":                      {"no spaces", "", "{}", dlq.InvalidTopic, fault.RowTopic},
-		"a topic of the relay":                  {"ckpt", "", "{}", dlq.UnauthorizedTopic, fault.RowTopicDenied},
-		"no such partition":                     {"events", "7", "{}", dlq.PartitionRange, fault.RowPartition},
-		"a partition that is no number":         {"events", "x", "{}", dlq.PartitionRange, fault.RowPartition},
+		"too large for a topic not seen before": {"small", "", large, dlq.TooLarge, fault.RowTooLarge, 0},
+		"an illegal topic":                      {"no spaces", "", "{}", dlq.InvalidTopic, fault.RowTopic, 0},
+		"a topic of the relay":                  {"ckpt", "", "{}", dlq.UnauthorizedTopic, fault.RowTopicDenied, 0},
+		"no such partition":                     {"events", "7", "{}", dlq.PartitionRange, fault.RowPartition, 0},
+		"a partition that is no number":         {"events", "x", "{}", dlq.PartitionRange, fault.RowPartition, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := newDesk(t)
@@ -172,8 +173,8 @@ func TestTranslateLetters(t *testing.T) {
 			if l.Reason != tc.reason || l.Code != tc.code.ID || l.Relay != "orders" || l.RelayVersion != "v1" || l.Topic != tc.topic {
 				t.Errorf("letter %+v", l)
 			}
-			if got := gather(t, d.reg)["outbox_dlq_records_total/"+string(tc.reason)+"/"+string(dlq.StageOf(tc.reason))]; got != 1 {
-				t.Errorf("counted %v letters", got)
+			if got := gather(t, d.reg)["outbox_decode_errors_total/row"]; got != tc.unread {
+				t.Errorf("counted %v rows that could not be read", got)
 			}
 			if _, known := d.catalog.Get("no spaces"); known {
 				t.Error("an illegal topic is known")

@@ -30,6 +30,7 @@ type tx struct {
 	commit, end pglogrepl.LSN
 	rows        []uint64 // ordinals, growing
 	after       time.Duration
+	at          time.Time // when it committed
 }
 
 // ids are the names of a transaction's rows.
