@@ -73,3 +73,9 @@ func classify(err error, missing *fault.Code, format string, args ...any) error 
 	}
 	return fault.Wrap(err, fault.PostgresLost, format, args...)
 }
+
+// Classify gives an error of the server or of the network its code, for
+// statements of a caller's own; it keeps a code that the error has.
+func Classify(err error, format string, args ...any) error {
+	return classify(err, fault.Unclassified, format, args...)
+}

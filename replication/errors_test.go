@@ -61,7 +61,7 @@ func TestClassify(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			err := replication.Classify(c.err, fault.PublicationHole, "read the stream")
+			err := replication.ClassifyAs(c.err, fault.PublicationHole, "read the stream")
 			if got := fault.CodeOf(err); got != c.want {
 				t.Errorf("got %s, want %s", got.Name, c.want.Name)
 			}
@@ -70,7 +70,7 @@ func TestClassify(t *testing.T) {
 			}
 		})
 	}
-	if err := replication.Classify(nil, fault.Unclassified, "x"); err != nil {
+	if err := replication.ClassifyAs(nil, fault.Unclassified, "x"); err != nil {
 		t.Errorf("nil became %v", err)
 	}
 }

@@ -43,7 +43,7 @@ func (q *queue) Take(ctx context.Context) ([]*Tx, error) { return q.take(ctx) }
 func (q *queue) Room() <-chan struct{}                   { return q.room }
 
 var (
-	Classify        = classify
+	ClassifyAs      = classify
 	ClassifyConnect = classifyConnect
 	ParseHistory    = parseHistory
 	Hosts           = hosts

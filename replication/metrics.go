@@ -21,9 +21,6 @@ type Metrics struct {
 	full         prometheus.Counter
 	resumed      prometheus.Counter
 	connected    prometheus.Gauge
-	retained     *prometheus.GaugeVec
-	lag          *prometheus.GaugeVec
-	safe         *prometheus.GaugeVec
 }
 
 // NewMetrics registers the metrics of the source.
@@ -51,15 +48,6 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		connected: f.NewGauge(prometheus.GaugeOpts{
 			Name: "outbox_source_connected", Help: "1 while this process streams from the slot.",
 		}),
-		retained: f.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "outbox_slot_retained_bytes", Help: "WAL that the server keeps because of the slot.",
-		}, []string{"slot"}),
-		lag: f.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "outbox_slot_lag_bytes", Help: "WAL written and not yet confirmed by the relay.",
-		}, []string{"slot"}),
-		safe: f.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "outbox_slot_safe_wal_bytes", Help: "WAL that may still be written before Postgres invalidates the slot; absent without a limit.",
-		}, []string{"slot"}),
 	}
 	for _, r := range []string{rowEvent, rowFiltered, "ignored_update", "ignored_delete", "truncate"} {
 		m.rows.WithLabelValues(r)
@@ -128,18 +116,5 @@ func (m *Metrics) streaming(on bool) {
 		m.connected.Set(1)
 	} else {
 		m.connected.Set(0)
-	}
-}
-
-func (m *Metrics) slot(s Slot) {
-	if m == nil {
-		return
-	}
-	m.retained.WithLabelValues(s.Name).Set(float64(s.RetainedBytes()))
-	m.lag.WithLabelValues(s.Name).Set(float64(s.LagBytes()))
-	if s.SafeBytes >= 0 {
-		m.safe.WithLabelValues(s.Name).Set(float64(s.SafeBytes))
-	} else {
-		m.safe.DeleteLabelValues(s.Name)
 	}
 }

@@ -36,6 +36,7 @@ type Slot struct {
 	WALStatus    string        // reserved, extended, unreserved, lost
 	Invalidation string        // PG 17: why it was invalidated
 	SafeBytes    int64         // WAL that may still be written before it is lost; -1: no limit
+	Inactive     time.Time     // PG 17: since when nobody streams; zero while somebody does
 	CurrentLSN   pglogrepl.LSN // the server's WAL insert position when this was read
 }
 
@@ -45,11 +46,19 @@ func (s Slot) Lost() bool {
 	return s.WALStatus == "lost" || s.Invalidation != "" || s.RestartLSN == 0
 }
 
-// RetainedBytes is the WAL that the server keeps because of this slot.
-func (s Slot) RetainedBytes() int64 { return int64(s.CurrentLSN - s.RestartLSN) }
+// RetainedBytes is the WAL that the server keeps because of this slot: none if
+// it was given up.
+func (s Slot) RetainedBytes() int64 { return distance(s.RestartLSN, s.CurrentLSN) }
 
 // LagBytes is the WAL that was written and not yet confirmed.
-func (s Slot) LagBytes() int64 { return int64(s.CurrentLSN - s.ConfirmedLSN) }
+func (s Slot) LagBytes() int64 { return distance(s.ConfirmedLSN, s.CurrentLSN) }
+
+func distance(from, to pglogrepl.LSN) int64 {
+	if from == 0 || from > to {
+		return 0
+	}
+	return int64(to - from)
+}
 
 // Holder is the session that streams from a slot.
 type Holder struct {
@@ -109,6 +118,7 @@ func parseSlot(raw []byte, current string) (Slot, error) {
 		WALStatus    string `json:"wal_status"`
 		Invalidation string `json:"invalidation_reason"`
 		Safe         *int64 `json:"safe_wal_size"`
+		Inactive     string `json:"inactive_since"`
 	}
 	if err := json.Unmarshal(raw, &w); err != nil {
 		return Slot{}, fmt.Errorf("read slot: %w", err)
@@ -120,6 +130,13 @@ func parseSlot(raw []byte, current string) (Slot, error) {
 	}
 	if w.Safe != nil {
 		s.SafeBytes = *w.Safe
+	}
+	if w.Inactive != "" {
+		at, err := time.Parse(time.RFC3339, w.Inactive)
+		if err != nil {
+			return Slot{}, fmt.Errorf("read slot %s: %w", w.Name, err)
+		}
+		s.Inactive = at
 	}
 	for _, f := range []struct {
 		text string
@@ -172,4 +189,15 @@ func WhoHolds(ctx context.Context, q Querier, pid int) Holder {
 		h.Since = *since
 	}
 	return h
+}
+
+// CurrentLSN returns where the server's WAL ends, of a standby what it has
+// replayed.
+func CurrentLSN(ctx context.Context, q Querier) (pglogrepl.LSN, error) {
+	var text string
+	err := q.QueryRow(ctx, `SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END::text`).Scan(&text)
+	if err != nil {
+		return 0, fmt.Errorf("read end of WAL: %w", err)
+	}
+	return pglogrepl.ParseLSN(text)
 }

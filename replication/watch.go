@@ -158,7 +158,6 @@ func (s *Source) recheck(ctx context.Context) error {
 	slot, err := s.server.slot(ctx)
 	if err == nil {
 		s.heard.Store(time.Now().UnixNano())
-		s.metrics.slot(slot)
 		if !s.holds(slot) && s.orphaned.Swap(true) {
 			return s.lost(slot) // and the stream has not said why since the last look
 		}

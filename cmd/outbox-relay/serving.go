@@ -15,6 +15,7 @@ import (
 	"github.com/holdwall/outbox-relay/internal/breaker"
 	"github.com/holdwall/outbox-relay/internal/config"
 	"github.com/holdwall/outbox-relay/internal/fault"
+	"github.com/holdwall/outbox-relay/internal/guard"
 	"github.com/holdwall/outbox-relay/internal/kafka"
 	"github.com/holdwall/outbox-relay/internal/live"
 	"github.com/holdwall/outbox-relay/internal/relay"
@@ -43,6 +44,8 @@ type service struct {
 	alive func(context.Context) error
 
 	breaker *breaker.Breaker // nil: Kafka is not enabled
+	guard   *guard.Guard
+	commits atomic.Uint64 // Kafka transactions read back
 
 	recorder *live.Recorder
 	hearers  []func(relay.Commit)
@@ -68,10 +71,14 @@ func serve(ctx context.Context, cfg config.Config, opts serveOptions, log zerolo
 	p := newParts(cfg, log)
 	s := &service{parts: p, state: health.NewState(), opts: opts, now: relay.Starting, recorder: live.NewRecorder()}
 	s.hearers = append(s.hearers, s.recorder.Commit)
+	s.hearers = append(s.hearers, func(relay.Commit) { s.commits.Add(1) })
+	var err error
+	if s.guard, err = s.newGuard(); err != nil {
+		return err
+	}
 	var r *relay.Relay
 	var desk *letterDesk
 	if cfg.Kafka.Enabled {
-		var err error
 		if r, err = s.build(); err != nil {
 			return err
 		}
@@ -109,6 +116,7 @@ func serve(ctx context.Context, cfg config.Config, opts serveOptions, log zerolo
 		defer stopWeb() // last: probes are answered while the relay drains
 		return s.run(gctx, r)
 	})
+	g.Go(func() error { return s.watchSlot(gctx) })
 	if s.breaker != nil {
 		g.Go(fault.Guard(func() error { return s.breaker.Run(gctx) }))
 	}
@@ -277,7 +285,7 @@ func (s *service) validate(ctx context.Context) error { return s.reach(ctx, "val
 const checkMargin = 200 * time.Millisecond
 
 func (s *service) checks(feed *live.Feed) map[string]health.Check {
-	checks := map[string]health.Check{}
+	checks := s.guardChecks()
 	if !s.cfg.Kafka.Enabled {
 		checks["kafka"] = func(context.Context) health.Result { return health.Result{Status: health.Disabled} }
 		return checks

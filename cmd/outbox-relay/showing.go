@@ -14,7 +14,7 @@ import (
 func (s *service) newFeed() *live.Feed {
 	o, k := s.cfg.Outbox, s.cfg.Kafka
 	return &live.Feed{
-		Recorder: s.recorder, State: s.state.Get,
+		Recorder: s.recorder, State: s.state.Get, Slot: func() live.Slot { return shownSlot(s.guard.Latest()) },
 		About: live.About{
 			Service: "outbox-relay", Version: build().Version, Instance: instance(), Relay: o.Name, Fingerprint: s.opts.fingerprint,
 			Names: live.Names{

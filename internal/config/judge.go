@@ -215,6 +215,7 @@ func (c *Config) judgeOutbox() []*fault.Error {
 		fix   string
 	}{
 		{"OUTBOX_HEARTBEAT_INTERVAL", o.HeartbeatInterval, 100 * time.Millisecond, "10s"},
+		{"OUTBOX_GUARD_INTERVAL", o.GuardInterval, 100 * time.Millisecond, "5s"},
 		{"OUTBOX_DRAIN_TIMEOUT", o.DrainTimeout, 0, "30s"},
 		{"OUTBOX_MIN_COMMIT_INTERVAL", o.MinCommitInterval, 0, "0"},
 		{"OUTBOX_SENDER_TIMEOUT", o.SenderTimeout, 0, "10s"},

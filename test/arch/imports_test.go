@@ -35,6 +35,7 @@ var allowed = map[string][]string{
 	"internal/relay": {
 		"replication", "outbox", "sink", "checkpoint", "dlq", "internal/breaker", "internal/fault", "internal/crash", "internal/mutant",
 	},
+	"internal/guard":     {"replication", "internal/fault"},
 	"internal/provision": {"replication", "outbox", "sink", "checkpoint", "internal/kafka", "internal/fault"},
 	"internal/slots":     {"replication", "checkpoint", "internal/fault"},
 	"internal/preflight": {"internal/kafka", "internal/fault"},
