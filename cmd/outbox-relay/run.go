@@ -27,7 +27,8 @@ type grammar struct {
 	Demo       demoCmd       `cmd:"" help:"Show it at work on this machine, with Postgres and Kafka of its own."`
 	Verify     verifyCmd     `cmd:"" help:"Check Kafka with these settings, step by step."`
 	DLQ        dlqCmd        `cmd:"" name:"dlq" help:"Look at dead letters, replay or purge them."`
-	Slot       slotCmd       `cmd:"" help:"Look at replication slots."`
+	Status     statusCmd     `cmd:"" help:"Show one relay on one screen, and what to type next."`
+	Slot       slotCmd       `cmd:"" help:"Look at replication slots, and change them."`
 	Checkpoint checkpointCmd `cmd:"" help:"Look at the relay's position in Kafka."`
 	Config     configCmd     `cmd:"" help:"Look at the settings."`
 	Version    versionCmd    `cmd:"" help:"Print what was built."`

@@ -16,8 +16,8 @@ func watch(signals <-chan os.Signal, ended <-chan struct{}, stop func(), exit fu
 		for {
 			select {
 			case s := <-signals:
-				if !first.CompareAndSwap(0, int32(status(s))) {
-					exit(status(s))
+				if !first.CompareAndSwap(0, int32(statusOf(s))) {
+					exit(statusOf(s))
 					return
 				}
 				stop()
@@ -29,8 +29,8 @@ func watch(signals <-chan os.Signal, ended <-chan struct{}, stop func(), exit fu
 	return func() int { return int(first.Load()) }
 }
 
-// status is the exit status that a shell gives to death by a signal.
-func status(s os.Signal) int {
+// statusOf is the exit status that a shell gives to death by a signal.
+func statusOf(s os.Signal) int {
 	if n, ok := s.(syscall.Signal); ok {
 		return 128 + int(n)
 	}

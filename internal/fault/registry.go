@@ -88,6 +88,8 @@ var (
 	SlotAlone       = code("OBX-3403", "slot_alone", Halt, "there is no checkpoint, and serve halts on a slot without one: it cannot tell where the relay stands", "outbox-relay init creates both; if the relay has run before, its checkpoint is missing: docs/errors.md#obx-4002")
 	SlotTarget      = code("OBX-3404", "slot_target", Usage, "the slot cannot go to that position", "outbox-relay slot inspect shows where it stands and where the WAL ends")
 	SlotExists      = code("OBX-3405", "slot_exists", Usage, "there is a slot of this name already", "outbox-relay slot inspect")
+	SlotIdle        = code("OBX-3406", "slot_stands", Finding, "nothing moves the slot, and Postgres keeps all WAL from its position on", "outbox-relay slot inspect says who holds it and what follows")
+	RelaySilent     = code("OBX-3407", "relay_silent", Finding, "no relay answers there: it is not running, runs on another host, or has another HEALTH_ADDR", "outbox-relay serve; for one that runs elsewhere: outbox-relay status --url http://<host>:8080")
 
 	NotInitialised    = code("OBX-4001", "not_initialised", Halt, "neither slot nor checkpoint exist", "outbox-relay init")
 	CheckpointMissing = code("OBX-4002", "checkpoint_missing", Halt, "the slot exists but its checkpoint does not: wrong cluster, wrong topic, or the topic was deleted", "check KAFKA_BROKERS, KAFKA_CHECKPOINT_TOPIC and OUTBOX_NAME; if the checkpoint is really gone: docs/errors.md#obx-4002")

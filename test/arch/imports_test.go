@@ -38,6 +38,7 @@ var allowed = map[string][]string{
 	"internal/guard":     {"replication", "internal/fault"},
 	"internal/provision": {"replication", "outbox", "sink", "checkpoint", "internal/kafka", "internal/fault"},
 	"internal/slots":     {"replication", "checkpoint", "internal/fault"},
+	"internal/status":    {"replication", "checkpoint", "internal/slots", "internal/fault"},
 	"internal/preflight": {"internal/kafka", "internal/fault"},
 	"internal/audit":     {"outbox", "checkpoint", "sink", "dlq", "replication", "internal/kafka", "internal/fault"},
 	"internal/verify":    {"outbox", "checkpoint", "internal/kafka", "internal/fault", "replication"},

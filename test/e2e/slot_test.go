@@ -13,11 +13,17 @@ import (
 func TestSlotVerbs(t *testing.T) {
 	r := rig.New(t, rig.Config{})
 	refuses(t, r, "OBX-3403", 6, "slot", "create", "--yes", r.Slot)
+	if p := look(t, r, ""); p.Next != "outbox-relay init" || p.Findings[0].Code != "OBX-4001" {
+		t.Errorf("before init: %+v", p)
+	}
 	r.Init(t)
 	relay := r.Serve(t, nil)
 	rig.AwaitStreaming(t, relay)
 	r.Insert(t, 10)
 	r.AwaitCaughtUp(t.Context(), t)
+	if p := look(t, r, relay.HealthURL()); p.Next != "none needed" || p.Process.Value.State != "streaming" || p.Kafka.Value.Checkpoint.Rows != 10 {
+		t.Errorf("while it streams: %+v", p)
+	}
 	refuses(t, r, "OBX-3102", 3, "slot", "drop", "--yes", r.Slot)
 
 	var view struct {
@@ -52,6 +58,9 @@ func TestSlotVerbs(t *testing.T) {
 		away.Env[k] = v
 	}
 	away.Env["KAFKA_BROKERS"], away.Env["KAFKA_CONNECTION_TIMEOUT"] = "127.0.0.1:1", "500"
+	if p := look(t, &away, "http://127.0.0.1:1"); p.Process.Error == nil || p.Kafka.Error == nil || p.Kafka.Error.Code != "OBX-5022" {
+		t.Errorf("Kafka and relay are away: %+v", p)
+	}
 	if out := away.Command(t, "slot", "drop", "--yes", r.Slot); out.ExitCode != 6 || !strings.Contains(out.Stderr, "--accept-gap unknown:") {
 		t.Fatalf("%d: %s", out.ExitCode, out.Stderr)
 	}
@@ -73,4 +82,38 @@ func TestSlotVerbs(t *testing.T) {
 	if n := r.Count(t.Context(), t, r.Events); n != 11 {
 		t.Errorf("%d events, want the 10 before and the one after the gap", n)
 	}
+}
+
+// picture is what status says.
+type picture struct {
+	Process struct {
+		Value *struct{ State string }
+		Error *struct{ Code string }
+	}
+	Kafka struct {
+		Value *struct {
+			Checkpoint *struct {
+				Rows uint64 `json:"rows_total"`
+			}
+		}
+		Error *struct{ Code string }
+	}
+	Findings []struct{ Code string }
+	Next     string
+}
+
+func look(t *testing.T, r *rig.Rig, url string) (p picture) {
+	t.Helper()
+	args := []string{"status", "-o", "json"}
+	if url != "" {
+		args = append(args, "--url", url)
+	}
+	out := r.Command(t, args...)
+	if err := json.Unmarshal([]byte(out.Stdout), &p); err != nil {
+		t.Fatalf("%v: %s\n%s", err, out.Stdout, out.Stderr)
+	}
+	if want := map[bool]int{true: 4, false: 0}[len(p.Findings) > 0]; out.ExitCode != want {
+		t.Errorf("exit status %d, want %d", out.ExitCode, want)
+	}
+	return p
 }
