@@ -112,7 +112,7 @@ func stop(srv *http.Server) error {
 func (s *Server) livez(w http.ResponseWriter, _ *http.Request) {
 	body := map[string]any{"status": Pass, "since_beat_seconds": s.state.sinceBeat().Seconds()}
 	status := http.StatusOK
-	if !s.state.alive() {
+	if !s.state.Alive() {
 		body["status"], status = Fail, http.StatusServiceUnavailable
 		body["why"] = "the relay's loop has not turned for 30 seconds"
 		body["fix"] = "restart the process; send it SIGQUIT first and keep the stacks it prints"
@@ -121,7 +121,7 @@ func (s *Server) livez(w http.ResponseWriter, _ *http.Request) {
 }
 
 func (s *Server) startupz(w http.ResponseWriter, _ *http.Request) {
-	if !s.state.up() {
+	if !s.state.Up() {
 		writeJSON(w, http.StatusServiceUnavailable, "application/json", map[string]any{"status": Fail, "state": s.state.Get().State})
 		return
 	}

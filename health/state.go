@@ -77,11 +77,12 @@ func (s *State) sinceBeat() time.Duration {
 	return s.now().Sub(s.started) - time.Duration(s.beat.Load())
 }
 
-func (s *State) alive() bool { return s.sinceBeat() <= beatLimit }
+// Alive tells whether a liveness probe passes.
+func (s *State) Alive() bool { return s.sinceBeat() <= beatLimit }
 
-// up tells whether the relay was ready once, or has halted: a halted relay has
+// Up tells whether the relay was ready once, or has halted: a halted relay has
 // come up, and a start-up probe must not restart it.
-func (s *State) up() bool {
+func (s *State) Up() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.wasReady || s.status.Halted

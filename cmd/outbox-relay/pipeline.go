@@ -60,6 +60,7 @@ func (c *pipelineCmd) Run(a *app) error {
 		return err
 	}
 	p := newPiping(cfg, log)
+	p.environ = a.environ
 	member := consumer.Config{
 		Group: c.Group, Topics: c.Topic, InstanceID: c.InstanceID,
 		Concurrency: c.Concurrency, Attempts: c.attempts(), RetryTopic: c.RetryTopic, DeadLetterTopic: c.DLQ,
@@ -187,12 +188,13 @@ func variable(environ []string, name string) (value string) {
 }
 
 // withoutSecrets is the environment that a child gets: all but what only this
-// program needs. DATABASE_URL stays, because handlers have databases too.
+// process needs. DATABASE_URL stays, because handlers have databases too.
 func withoutSecrets(environ []string) []string {
 	var kept []string
 	for _, kv := range environ {
 		switch name, _, _ := strings.Cut(kv, "="); name {
 		case "KAFKA_SASL_PASSWORD", "KAFKA_SASL_SESSION_TOKEN", "OUTBOX_ADMIN_URL", "WEBHOOK_URL", "WEBHOOK_KEY", "WEBHOOK_OLD_KEY", "WEBHOOK_AUTH":
+		case "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID": // a child does not speak for this process
 		default:
 			kept = append(kept, kv)
 		}

@@ -36,6 +36,7 @@ type piping struct {
 	handler *pipeline.Metrics
 	state   *health.State
 	contact *pipeline.Contact
+	environ []string
 
 	mu    sync.Mutex
 	child bool         // there is one, or none is needed
@@ -90,6 +91,7 @@ func (s *piping) run(ctx context.Context, p *pipeline.Pipeline) error {
 		g.Go(func() error { return web.Run(serving) })
 	}
 	g.Go(func() error { s.watch(serving, c.Topics); return nil })
+	g.Go(func() error { return notify(ctx, serving, s.environ, s.state, s.log) })
 	g.Go(func() error {
 		defer stopWeb() // last: probes are answered while the pipeline drains
 		return kafka.Classify(fmt.Sprintf("consume %s as group %s", strings.Join(c.Topics, ", "), c.Group), p.Run(ctx))

@@ -31,6 +31,7 @@ type grammar struct {
 	Slot       slotCmd       `cmd:"" help:"Look at replication slots, and change them."`
 	Checkpoint checkpointCmd `cmd:"" help:"Look at the relay's position in Kafka."`
 	Config     configCmd     `cmd:"" help:"Look at the settings."`
+	Probe      probeCmd      `cmd:"" help:"Ask a relay on this host how it is, as a health check."`
 	Version    versionCmd    `cmd:"" help:"Print what was built."`
 
 	DemoPostgres demoPostgresCmd `cmd:"" hidden:""`

@@ -14,5 +14,6 @@ func (c *serveCmd) Run(a *app) error {
 	}
 	return serve(a.ctx, cfg, serveOptions{
 		exitOnHalt: c.ExitOnHalt, acceptGap: c.AcceptGap, fingerprint: a.loader.Fingerprint(), entries: a.loader.Entries(),
+		environ: a.environ,
 	}, log)
 }

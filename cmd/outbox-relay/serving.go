@@ -30,6 +30,7 @@ type serveOptions struct {
 
 	fingerprint string         // of the settings
 	entries     []config.Entry // the settings, as they may be shown
+	environ     []string       // for what the surroundings say that is no setting
 }
 
 // service is a running `serve`: the relay and its HTTP face.
@@ -105,6 +106,7 @@ func serve(ctx context.Context, cfg config.Config, opts serveOptions, log zerolo
 			return err
 		}
 	}
+	boundMemory(opts.environ, log)
 	g, gctx := errgroup.WithContext(ctx)
 	webCtx, stopWeb := context.WithCancel(context.WithoutCancel(ctx))
 	g.Go(func() error { return web.Run(webCtx) })
@@ -112,6 +114,7 @@ func serve(ctx context.Context, cfg config.Config, opts serveOptions, log zerolo
 	if desks != nil {
 		g.Go(func() error { return desks.Run(webCtx) })
 	}
+	g.Go(func() error { return notify(gctx, webCtx, opts.environ, s.state, log) })
 	g.Go(func() error {
 		defer stopWeb() // last: probes are answered while the relay drains
 		return s.run(gctx, r)
@@ -137,7 +140,7 @@ func (s *service) run(ctx context.Context, r *relay.Relay) error {
 	if r == nil {
 		// KAFKA_ENABLED=false. No slot is held: one that nobody reads fills the server's disk.
 		s.state.Set(health.Status{State: "disabled", Ready: true})
-		<-ctx.Done()
+		s.stay(ctx)
 		return nil
 	}
 	err := r.Run(ctx)
@@ -149,6 +152,12 @@ func (s *service) run(ctx context.Context, r *relay.Relay) error {
 	if s.opts.exitOnHalt {
 		return err
 	}
+	s.stay(ctx)
+	return err
+}
+
+// stay does nothing, and is alive while doing so.
+func (s *service) stay(ctx context.Context) {
 	for ctx.Err() == nil {
 		s.state.Beat()
 		select {
@@ -156,7 +165,6 @@ func (s *service) run(ctx context.Context, r *relay.Relay) error {
 		case <-time.After(haltBeat):
 		}
 	}
-	return err
 }
 
 func (s *service) build() (*relay.Relay, error) {

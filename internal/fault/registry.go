@@ -18,6 +18,8 @@ var (
 	AdminRequest     = code("OBX-1044", "admin_request", Usage, "the request does not have the form that this path expects", "docs/http.md#the-admin-listener shows each with an example")
 	AdminUnavailable = code("OBX-1045", "admin_unavailable", Usage, "this replica cannot do that in the way it was started", "see the message; docs/http.md#the-admin-listener says what each verb needs")
 
+	NobodyAnswers = code("OBX-1060", "nobody_answers", Retry, "no relay or pipeline answers on HEALTH_ADDR", "start it, or give this command the same HEALTH_ADDR")
+
 	RowDecode      = code("OBX-2001", "decode", Reject, "a column of the row cannot be read as what the outbox needs", "correct the writer; the letter holds the row")
 	RowTooLarge    = code("OBX-2002", "too_large", Reject, "the record is larger than max.message.bytes of its topic", "raise max.message.bytes of the topic, or make the payload smaller")
 	RowTopic       = code("OBX-2003", "invalid_topic", Reject, "the row asks for a topic name that Kafka does not allow", "topic names are 1 to 249 of [A-Za-z0-9._-], and not . or ..")

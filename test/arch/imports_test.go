@@ -21,6 +21,8 @@ var allowed = map[string][]string{
 	"internal/mutant":    {},
 	"internal/secret":    {},
 	"internal/migration": {},
+	"internal/systemd":   {},
+	"internal/cgroup":    {},
 	"health":             {},
 	"outbox":             {"internal/migration"},
 
