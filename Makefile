@@ -13,14 +13,14 @@ RACE = $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race)
 OUTBOX_TEST_SKIPPED ?= $(CURDIR)/bin/left-out
 
 .NOTPARALLEL:
-.PHONY: help build demo test unit real chaos bench fuzz lint fmt docs clean
+.PHONY: help build demo test unit real chaos bench fuzz deploy lint fmt docs clean
 
 help: ## explain the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## build bin/outbox-relay
 	@mkdir -p bin
-	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/outbox-relay
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/outbox-relay
 
 demo: build ## show the whole path on this machine: make demo ARGS="--duration 20s"
 	@$(BIN) demo $(ARGS)
@@ -52,6 +52,9 @@ bench: ## the relay against pg_recvlogical, the consumer library against a bare 
 
 fuzz: ## every fuzz target for a short while
 	.ci/fuzz 10s
+
+deploy: ## chart, compose file, image and unit; no cluster, engine or manager is needed
+	cd deploy/check && $(GO) vet . && $(GO) test -count=1 -timeout 10m .
 
 lint: ## formatting, vet, staticcheck, import directions
 	@out=$$($(TOOL) gofumpt -l .); if [ -n "$$out" ]; then echo "not gofumpt-formatted:"; echo "$$out"; exit 1; fi

@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	neturl "net/url"
 	"strings"
 	"time"
 
@@ -36,8 +38,13 @@ func probe(ctx context.Context, addr, path string, w io.Writer) error {
 	if err != nil {
 		return fault.Wrap(err, fault.ConfigInvalid, "HEALTH_ADDR")
 	}
-	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
-		host = "localhost" // it listens everywhere, so here too
+	// It listens everywhere, so here too. A name would have to be resolved, and an
+	// image need not have a file of hosts.
+	switch ip := net.ParseIP(host); {
+	case host == "", ip != nil && ip.Equal(net.IPv4zero):
+		host = "127.0.0.1"
+	case ip != nil && ip.IsUnspecified():
+		host = "::1"
 	}
 	url := "http://" + net.JoinHostPort(host, port) + path
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
@@ -47,6 +54,9 @@ func probe(ctx context.Context, addr, path string, w io.Writer) error {
 	// Never through a proxy: this is about this host.
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	res, err := client.Do(req)
+	if wrapped := (*neturl.Error)(nil); errors.As(err, &wrapped) {
+		err = wrapped.Err // the rest of its text is said here
+	}
 	if err != nil {
 		return fault.Wrap(err, fault.NobodyAnswers, "ask %s", url)
 	}
