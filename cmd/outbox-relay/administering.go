@@ -14,6 +14,7 @@ import (
 	"github.com/holdwall/outbox-relay/internal/admin"
 	"github.com/holdwall/outbox-relay/internal/fault"
 	"github.com/holdwall/outbox-relay/internal/live"
+	"github.com/holdwall/outbox-relay/internal/page"
 )
 
 // pauser stops and continues the relay on purpose, whatever replica leads.
@@ -41,6 +42,7 @@ func (s *service) administer(feed *live.Feed, web *health.Server) (*admin.Server
 	}
 	feed.About.Admin, feed.About.AdminToken = addr.String(), cfg.Token.Set()
 	feed.Routes(srv.Open)
+	page.AdminRoutes(srv.Open)
 	srv.Open("GET /api/health", web)
 	srv.Guarded("GET /api/config", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		admin.Answer(w, map[string]any{"fingerprint": s.opts.fingerprint, "settings": s.opts.entries})

@@ -18,6 +18,7 @@ import (
 	"github.com/holdwall/outbox-relay/internal/guard"
 	"github.com/holdwall/outbox-relay/internal/kafka"
 	"github.com/holdwall/outbox-relay/internal/live"
+	"github.com/holdwall/outbox-relay/internal/page"
 	"github.com/holdwall/outbox-relay/internal/relay"
 	"github.com/holdwall/outbox-relay/replication"
 	"github.com/holdwall/outbox-relay/sink"
@@ -91,6 +92,7 @@ func serve(ctx context.Context, cfg config.Config, opts serveOptions, log zerolo
 	feed := s.newFeed()
 	web := health.New(cfg.Health, health.About{Service: "outbox-relay", Version: build().Version, Instance: instance()}, s.state, s.checks(feed), p.reg)
 	feed.Routes(web.Handle)
+	page.Routes(web.Handle)
 	addr, err := web.Listen()
 	if err != nil {
 		return fault.Wrap(err, fault.Runtime, "serve health").WithFix("HEALTH_ADDR=127.0.0.1:<free port>")

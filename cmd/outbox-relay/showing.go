@@ -14,7 +14,7 @@ import (
 func (s *service) newFeed() *live.Feed {
 	o, k := s.cfg.Outbox, s.cfg.Kafka
 	return &live.Feed{
-		Recorder: s.recorder, State: s.state.Get, Slot: func() live.Slot { return shownSlot(s.guard.Latest()) },
+		Recorder: s.recorder, State: s.state.Get, Slot: func() live.Slot { return shownSlot(s.guard.Latest()) }, Lag: s.lag,
 		About: live.About{
 			Service: "outbox-relay", Version: build().Version, Instance: instance(), Relay: o.Name, Fingerprint: s.opts.fingerprint,
 			Names: live.Names{
@@ -23,6 +23,19 @@ func (s *service) newFeed() *live.Feed {
 			},
 		},
 	}
+}
+
+// lag is how old the oldest commit is that is not in Kafka. A replica that does
+// not hold the slot, and has not tried in vain, knows nothing of that.
+func (s *service) lag() (seconds float64, known bool) {
+	s.mu.Lock()
+	now := s.now
+	s.mu.Unlock()
+	switch now {
+	case relay.Streaming, relay.Backoff, relay.Failed:
+		return s.relay.Lag(), true
+	}
+	return 0, false
 }
 
 // onCommit tells whoever wants to know of a Kafka transaction, one after another:

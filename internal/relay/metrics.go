@@ -141,6 +141,9 @@ func NewMetrics(reg prometheus.Registerer, name string) *Metrics {
 
 var states = []State{Starting, Standby, Streaming, Backoff, Failed, Stopped}
 
+// Lag is outbox_lag_seconds, for those who show it elsewhere.
+func (m *Metrics) Lag() float64 { return m.late.seconds(time.Now()) }
+
 func (m *Metrics) state(now State) {
 	if m == nil {
 		return

@@ -16,6 +16,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/holdwall/outbox-relay/test/rig"
 )
 
 // browser is a headless Chromium, spoken to over WebDriver. It is small on
@@ -36,6 +38,7 @@ var (
 // it. Where there is none the test is skipped, unless it was said to be required.
 func open(t *testing.T) *browser {
 	t.Helper()
+	rig.Real(t)
 	for _, name := range []string{"chromium", "chromedriver"} {
 		if _, err := exec.LookPath(name); err != nil {
 			if os.Getenv("OUTBOX_TEST_REQUIRE") != "" || os.Getenv("CI") != "" {

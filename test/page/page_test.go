@@ -202,6 +202,9 @@ func TestKafkaDownStandbyPausedDisabled(t *testing.T) {
 	st.Breaker = "open"
 	s.state.Set(st)
 	b.await(t, "document.querySelector('#path').innerText.includes('no session')")
+	if got := b.text(t, "#answer-disk"); !strings.Contains(got, "Slot lost in 96 min") {
+		t.Errorf("what Kafka's absence does to the disk is not told: %s", got)
+	}
 	shots(t, b, "kafka-down")
 
 	s.state.Set(health.Status{State: "standby", Role: "standby", Ready: true, Breaker: "closed"})

@@ -101,7 +101,7 @@ function table(got) {
   const body = $("letters-body");
   if (got.failed) { body.replaceChildren(); return; }
   if (got.letters.length === 0) { body.replaceChildren(h("p", { class: "empty" }, `No letter is ${admin.state === "all" ? "there" : admin.state}.`)); choose(); return; }
-  body.replaceChildren(h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Dead letters" }, h("table", { class: "stack" },
+  put(body, String(performance.now()), h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Dead letters" }, h("table", { class: "stack" },
     h("thead", {}, h("tr", {}, h("th", { scope: "col" }, h("span", { class: "visually-hidden" }, "Choose")), ["Event", "Aggregate", "Reason", "Meant for", "Written", "State", ""].map((t) => h("th", { scope: "col" }, t)))),
     h("tbody", {}, got.letters.map(row)))), got.more && h("p", { class: "empty" }, "These are the oldest 100; outbox-relay dlq list has them all."));
   choose();

@@ -47,12 +47,14 @@ export function disk(s) {
   if (!x.exists) return { tone: s.halted ? "bad" : "none", say: "No slot", sub: "No WAL is kept for this relay: rows written now can only be found in the table." };
   if (x.wal_status === "lost" || x.invalidation_reason) return { tone: "bad", say: "Slot is lost", sub: `Postgres gave it up${x.invalidation_reason ? ` (${x.invalidation_reason})` : ""}: the disk is safe, and WAL that the relay needed is gone.` };
   if (x.wal_status === "unreserved") return { tone: "bad", say: "Slot goes next", sub: `The next checkpoint of Postgres may remove WAL that the slot needs. It holds ${held}.` };
-  // A slot that nobody reads holds back all that the server writes.
-  const idle = !x.active, pace = v.wal_bytes_per_second > 0 ? v.wal_bytes_per_second : 0;
+  // A slot that is not read, or not moved, holds back all that the server writes.
+  const idle = !x.active, stuck = idle || s.halted || s.state === "backoff" || paused(s);
+  const meanwhile = idle ? "Nobody reads the slot. " : stuck ? "It is not moved meanwhile. " : "";
+  const pace = v.wal_bytes_per_second > 0 ? v.wal_bytes_per_second : 0;
   if (x.limit_bytes === null || x.limit_bytes === undefined) {
     const limit = "max_slot_wal_keep_size sets no limit: the disk is the limit.";
-    if (idle) {
-      const sub = `Nobody reads the slot. It holds ${held}${pace ? ` and grows by ${bytes(pace * 86400)} a day` : ""}; ${limit}`;
+    if (stuck) {
+      const sub = `${meanwhile}The slot holds ${held}${pace ? ` and grows by ${bytes(pace * 86400)} a day` : ""}; ${limit}`;
       return { tone: x.retained_bytes >= 10 * GiB ? "bad" : "warn", say: pace ? "Yes, in time" : "It may", sub };
     }
     const sub = `The slot holds ${held}; ${limit}`;
@@ -61,14 +63,14 @@ export function disk(s) {
   }
   const part = x.limit_bytes > 0 ? x.retained_bytes / x.limit_bytes : 1;
   const of = `The slot holds ${held} of ${bytes(x.limit_bytes)}, ${Math.round(part * 100)} %.`;
-  const left = v.seconds_to_loss ?? (idle && pace ? Math.max(0, x.limit_bytes - x.retained_bytes) / pace : null);
-  if (left !== null && (left < 86400 || idle)) {
+  const left = v.seconds_to_loss ?? (stuck && pace ? Math.max(0, x.limit_bytes - x.retained_bytes) / pace : null);
+  if (left !== null && left < 86400) {
     return {
       tone: left < 3600 || part > 0.8 ? "bad" : "warn", say: left < 1 ? "Slot goes next" : `Slot lost in ${span(left)}`,
-      sub: `${idle ? "Nobody reads the slot. " : ""}${of} At this pace Postgres then gives the slot up, before its disk fills.`,
+      sub: `${meanwhile}${of} At this pace Postgres then gives the slot up, before its disk fills.`,
     };
   }
-  return { tone: part >= 0.8 ? "bad" : part >= 0.5 || idle ? "warn" : "ok", say: part >= 0.5 ? "Not yet" : "No", sub: `${idle ? "Nobody reads the slot. " : ""}${of} Beyond that Postgres gives the slot up.` };
+  return { tone: part >= 0.8 ? "bad" : part >= 0.5 || idle ? "warn" : "ok", say: part >= 0.5 ? "Not yet" : stuck ? "Not soon" : "No", sub: `${meanwhile}${of} Beyond that Postgres gives the slot up.` };
 }
 
 export function behind(s) {
@@ -136,5 +138,5 @@ export function insert(names) {
 
 export function slotSQL(names) {
   const q = `'${String(names.slot).replaceAll("'", "''")}'`;
-  return `SELECT slot_name, active, wal_status,\n       pg_size_pretty(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)) AS retained,\n       pg_size_pretty(pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn)) AS lag,\n       pg_size_pretty(safe_wal_size) AS safe,\n       current_setting('max_slot_wal_keep_size') AS "limit"\n  FROM pg_replication_slots WHERE slot_name = ${q};`;
+  return `SELECT slot_name, active, wal_status,\n  pg_size_pretty(pg_current_wal_lsn() - restart_lsn) AS retained,\n  pg_size_pretty(\n    pg_current_wal_lsn() - confirmed_flush_lsn) AS lag,\n  current_setting('max_slot_wal_keep_size') AS "limit"\nFROM pg_replication_slots WHERE slot_name = ${q};`;
 }
