@@ -310,8 +310,11 @@ func record(id, aggregate, kind, topic string, n int, at time.Time) *kgo.Record 
 	return &kgo.Record{
 		Topic: topic, Partition: int32(n % 6), Offset: int64(2_481_000 + n), Key: []byte("k"), Value: []byte(`{"total":12.5}`),
 		Headers: []kgo.RecordHeader{
-			{Key: "id", Value: []byte(id)}, {Key: "type", Value: []byte(kind)}, {Key: "aggregatetype", Value: []byte(aggregate)},
-			{Key: "outbox.lsn", Value: []byte("5A/1C44A00")}, {Key: "outbox.commit_ts", Value: []byte(at.UTC().Format("2006-01-02T15:04:05.000000Z07:00"))},
+			{Key: "id", Value: []byte(id)},
+			{Key: "type", Value: []byte(kind)},
+			{Key: "aggregatetype", Value: []byte(aggregate)},
+			{Key: "outbox.lsn", Value: []byte("5A/1C44A00")},
+			{Key: "outbox.commit_ts", Value: []byte(at.UTC().Format("2006-01-02T15:04:05.000000Z07:00"))},
 		},
 	}
 }
