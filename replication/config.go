@@ -13,8 +13,8 @@ import (
 
 // Config says which slot of which database to read.
 type Config struct {
-	// Conn reaches the database; several hosts are tried in order and the
-	// first that is a primary is used for both connections of a session.
+	// Conn reaches the database. Of several hosts the primary is used, for both
+	// connections of a session; see Connect.
 	Conn        *pgconn.Config
 	Slot        string
 	Publication string

@@ -130,6 +130,10 @@ func TestStreamMessages(t *testing.T) {
 		// Postgres up to 17 stops, from 18 on it warns and skips the rows.
 		{"publication missing, before 18", encode(&pgproto3.ErrorResponse{Code: "42704", Message: `publication "p" does not exist`}), fault.PublicationHole, 0},
 		{"publication missing, from 18 on", encode(&pgproto3.NoticeResponse{Severity: "WARNING", Code: "55000", Message: `skipped loading publication "p"`}), fault.PublicationHole, 0},
+		{"the server waits for a standby, which has the same state", append(encode(&pgproto3.NoticeResponse{
+			Severity: "WARNING", Code: "55000", Routine: "StandbySlotsHaveCaughtup",
+			Message: `replication slot "a" specified in parameter "synchronized_standby_slots" does not have active_pid`,
+		}), keepalive(0)...), nil, 1},
 		{"a notice that means nothing to us", append(encode(&pgproto3.NoticeResponse{Severity: "NOTICE", Code: "00000", Message: "m"}), keepalive(0)...), nil, 1},
 		{"slot invalidated", encode(&pgproto3.ErrorResponse{Code: "55000"}), fault.SlotLost, 0},
 		{"an error without a code", encode(&pgproto3.ErrorResponse{Message: "m"}), fault.Unclassified, 0},

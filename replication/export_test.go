@@ -45,7 +45,6 @@ func (q *queue) Room() <-chan struct{}                   { return q.room }
 var (
 	ClassifyAs      = classify
 	ClassifyConnect = classifyConnect
-	ParseHistory    = parseHistory
 	Hosts           = hosts
 	ParseSlot       = parseSlot
 )

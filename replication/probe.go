@@ -28,27 +28,96 @@ type Server struct {
 	version int // server_version_num
 	// sender is the wal_sender_timeout to ask for; 0: none.
 	sender time.Duration
+	// passedOver are other hosts that are primaries too.
+	passedOver []string
 }
 
-// Connect reaches the first host that is a primary.
+// elsewhere is how long other hosts are waited for when one has been found to
+// be a primary: it may not be the only one.
+const elsewhere = time.Second
+
+// Connect reaches the primary. Several hosts are asked at once. The first of
+// them in order that is a primary is taken, unless another one is a primary of a
+// newer timeline: after a failover the old one may come back not knowing of it,
+// and its slot would look free.
 func Connect(ctx context.Context, cfg Config) (*Server, error) {
-	var errs []error
-	for _, host := range hosts(cfg.Conn) {
-		s := &Server{cfg: cfg, host: host}
-		err := s.dial(ctx)
-		if err == nil {
-			return s, nil
+	all := hosts(cfg.Conn)
+	if len(all) == 1 {
+		s := &Server{cfg: cfg, host: all[0]}
+		if err := s.dial(ctx); err != nil {
+			return nil, err
 		}
-		errs = append(errs, err)
+		return s, nil
 	}
-	// The first host's error speaks: with one host it is the only one, with
-	// several it is the preferred one's.
+	primaries, errs := reachAll(ctx, cfg, all)
+	if len(primaries) > 0 {
+		return newest(ctx, primaries)
+	}
+	// The first host's error speaks: it is the preferred one's.
 	var first *fault.Error
 	errors.As(errs[0], &first)
-	if len(errs) > 1 {
-		return nil, fault.Wrap(errors.Join(errs...), first.Code, "connect to any of %d hosts", len(errs))
+	return nil, fault.Wrap(errors.Join(errs...), first.Code, "connect to any of %d hosts", len(errs))
+}
+
+// reachAll asks all hosts and returns those that are primaries, and what the
+// others said, each in the order of the hosts.
+func reachAll(ctx context.Context, cfg Config, all []*pgconn.Config) (primaries []*Server, errs []error) {
+	dctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	servers, failed := make([]*Server, len(all)), make([]error, len(all))
+	answers := make(chan int, len(all))
+	for i, host := range all {
+		go func() {
+			s := &Server{cfg: cfg, host: host}
+			if failed[i] = s.dial(dctx); failed[i] == nil {
+				servers[i] = s
+			}
+			answers <- i
+		}()
 	}
-	return nil, errs[0]
+	var late *time.Timer
+	for range all {
+		if i := <-answers; failed[i] == nil && late == nil {
+			late = time.AfterFunc(elsewhere, cancel)
+			defer late.Stop()
+		}
+	}
+	for i := range all {
+		if servers[i] != nil {
+			primaries = append(primaries, servers[i])
+		} else {
+			errs = append(errs, failed[i])
+		}
+	}
+	return primaries, errs
+}
+
+// newest keeps the primary of the newest timeline and closes the others.
+func newest(ctx context.Context, primaries []*Server) (*Server, error) {
+	if len(primaries) == 1 {
+		return primaries[0], nil
+	}
+	best, top := -1, int32(0)
+	var err error
+	for i, s := range primaries {
+		var id Identity
+		if id, err = s.Identify(ctx); err == nil && id.Timeline > top {
+			best, top = i, id.Timeline
+		}
+	}
+	for i, s := range primaries {
+		if i == best {
+			continue
+		}
+		if best >= 0 {
+			primaries[best].passedOver = append(primaries[best].passedOver, s.describe())
+		}
+		s.Close()
+	}
+	if best < 0 {
+		return nil, err
+	}
+	return primaries[best], nil
 }
 
 // dial opens the plain connection and checks that the server is a primary of a

@@ -76,6 +76,7 @@ type Source struct {
 	sent        pglogrepl.LSN // last position told
 	nextTick    time.Time
 	lastReply   time.Time
+	waitTold    time.Time // when it was last told that the server waits for a standby
 	replyWanted bool
 }
 
@@ -106,6 +107,10 @@ func Open(ctx context.Context, cfg Config, log zerolog.Logger, metrics *Metrics)
 }
 
 func (s *Source) acquire(ctx context.Context) error {
+	if others := s.server.passedOver; len(others) > 0 {
+		s.log.Warn().Str("host", s.server.describe()).Strs("left_alone", others).
+			Str("hint", "after a failover the old primary has to be stopped, or made a standby with pg_rewind").Msg("more than one host is a primary; using the newest timeline")
+	}
 	hash, err := s.server.probe(ctx)
 	if err != nil {
 		return err
@@ -347,13 +352,8 @@ func (s *Source) drain(front *pgproto3.Frontend, a *assembler) (n int, err error
 		case *pgproto3.ErrorResponse:
 			return n, pgconn.ErrorResponseToPgError(msg)
 		case *pgproto3.NoticeResponse:
-			s.log.Warn().Str("sqlstate", msg.Code).Msg("notice from Postgres: " + msg.Message)
-			if msg.Code == "42704" || msg.Code == "55000" {
-				// Postgres 18 skips the rows of a missing publication with a
-				// warning where older servers stop with an error 42704. The
-				// warning has another state: object_not_in_prerequisite_state
-				// (LoadPublications in pgoutput.c).
-				return n, fault.Wrap(pgconn.ErrorResponseToPgError((*pgproto3.ErrorResponse)(msg)), fault.PublicationHole, "read the stream")
+			if err := s.notice(msg); err != nil {
+				return n, err
 			}
 		case *pgproto3.CopyDone, *pgproto3.CommandComplete, *pgproto3.ReadyForQuery:
 			return n, fault.New(fault.PostgresStopping, "%s ended the stream", s.server.describe())

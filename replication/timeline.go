@@ -36,16 +36,16 @@ func (s *Source) identify(ctx context.Context, conn *pgconn.PgConn) error {
 	if err != nil {
 		return classify(err, fault.Unclassified, "read history of timeline %d", id.Timeline)
 	}
-	s.state.Switches, err = parseHistory(h.Content)
+	s.state.Switches, err = ParseHistory(h.Content)
 	if err != nil {
 		return fault.Wrap(err, fault.WALDecode, "read history of timeline %d", id.Timeline)
 	}
 	return nil
 }
 
-// parseHistory reads a timeline history file: one line for each ancestor, its
+// ParseHistory reads a timeline history file: one line for each ancestor, its
 // number, where it was left and why.
-func parseHistory(content []byte) ([]Switch, error) {
+func ParseHistory(content []byte) ([]Switch, error) {
 	var out []Switch
 	for _, line := range splitLines(content) {
 		if len(line) < 2 {

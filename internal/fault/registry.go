@@ -133,6 +133,8 @@ var (
 	LagHigh    = code("OBX-4240", "lag_high", Finding, "the oldest commit that is not in Kafka yet is older than a minute", "none needed if Kafka or the relay has just come back and the lag falls; else look at the state, at the check of Kafka, and at who writes so much")
 	LettersNew = code("OBX-4241", "letters_new", Finding, "rows have become dead letters in the last 15 minutes, or keys are parked behind one", "outbox-relay dlq list shows them with code and reason; remove the cause, then outbox-relay dlq replay")
 
+	StandbyWait = code("OBX-4380", "standby_wait", Retry, "Postgres shows the relay nothing new until a standby that synchronized_standby_slots names has it, and that standby is away", "start the standby again; if it is gone for good: ALTER SYSTEM SET synchronized_standby_slots = ''; SELECT pg_reload_conf()")
+
 	KafkaUnreachable  = code("OBX-5001", "kafka_unreachable", Retry, "no broker answers", "check KAFKA_BROKERS, and that the advertised listeners are reachable from here")
 	KafkaTLS          = code("OBX-5002", "kafka_tls", Retry, "the TLS handshake with Kafka failed", "check KAFKA_TLS and KAFKA_TLS_CA_FILE")
 	KafkaAuth         = code("OBX-5003", "kafka_auth", Retry, "Kafka refused the credentials", "check KAFKA_SASL_MECHANISM, KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD")

@@ -36,5 +36,10 @@ func Collect(ctx context.Context, conn *pgx.Conn, src Sources) (Evidence, error)
 			return Evidence{}, err
 		}
 	}
+	line, err := readLineage(ctx, conn)
+	if err != nil {
+		return Evidence{}, err
+	}
+	line.settle(&ev)
 	return ev, nil
 }

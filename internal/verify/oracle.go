@@ -27,9 +27,18 @@ type OracleSource struct {
 
 // CreateOracle makes the slot. What commits from now on is history; a relay
 // that is initialised later owes only what its first checkpoint does not
-// cover.
+// cover. Where the server can, standbys keep it in step: the history is wanted
+// after a failover too.
 func CreateOracle(ctx context.Context, conn *pgx.Conn, slot string) error {
-	if _, err := conn.Exec(ctx, `SELECT pg_create_logical_replication_slot($1, 'pgoutput')`, slot); err != nil {
+	create := `SELECT pg_create_logical_replication_slot($1, 'pgoutput')`
+	var version int
+	if err := conn.QueryRow(ctx, `SELECT current_setting('server_version_num')::int`).Scan(&version); err != nil {
+		return fmt.Errorf("read version: %w", err)
+	}
+	if version >= 170000 {
+		create = `SELECT pg_create_logical_replication_slot($1, 'pgoutput', false, false, true)`
+	}
+	if _, err := conn.Exec(ctx, create, slot); err != nil {
 		return fmt.Errorf("create oracle slot: %w", err)
 	}
 	return nil
@@ -47,8 +56,8 @@ const timelineNow = `SELECT ('x' || substr(pg_walfile_name(pg_current_wal_lsn())
 const peek = `SELECT data FROM pg_logical_slot_peek_binary_changes($1, NULL, NULL, 'proto_version', '1', 'publication_names', $2)`
 
 // ReadOracle reads the whole history that the slot holds, without moving it,
-// and compares it with the table. Nothing may commit meanwhile. All of it is
-// taken to be of the server's present timeline.
+// and compares it with the table. Nothing may commit meanwhile. All of it goes
+// by the name of the server's present timeline; see lineage.
 func ReadOracle(ctx context.Context, conn *pgx.Conn, src OracleSource) (Oracle, error) {
 	if src.Table == "" {
 		src.Table = outbox.DefaultTable

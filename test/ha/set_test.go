@@ -54,6 +54,49 @@ func (s *set) restart(t *testing.T, i int) {
 	s.awaitStandby(t, i)
 }
 
+// awaitLeader returns when one of the replicas streams, after the lines of each
+// that were seen.
+func (s *set) awaitLeader(t *testing.T, seen []int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
+	defer cancel()
+	found := s.streaming(ctx, seen, -1)
+	first := <-found
+	for range len(s.replicas) - 1 {
+		if first.err == nil {
+			break
+		}
+		first = <-found
+	}
+	if first.err != nil {
+		t.Fatalf("nobody streams: %v", first.err)
+	}
+	s.lead = first.by
+}
+
+// streamed is a replica that began to stream, or did not.
+type streamed struct {
+	by  int
+	at  time.Time
+	err error
+}
+
+// streaming waits for each replica but one to stream, after the lines that were
+// seen.
+func (s *set) streaming(ctx context.Context, seen []int, but int) <-chan streamed {
+	found := make(chan streamed, len(s.replicas))
+	for i, one := range s.replicas {
+		if i == but {
+			continue
+		}
+		go func() {
+			_, err := one.WaitLogAfter(ctx, seen[i], rig.Message("streaming"))
+			found <- streamed{i, time.Now(), err}
+		}()
+	}
+	return found
+}
+
 // takeover is how long one took, in its parts.
 type takeover struct {
 	free   time.Duration // from the fault to a slot that its walsender has left
@@ -73,32 +116,19 @@ func (s *set) takeOver(t *testing.T, within time.Duration, fault func()) takeove
 	if before == 0 {
 		t.Fatal("nobody holds the slot")
 	}
-	type streaming struct {
-		by  int
-		at  time.Time
-		err error
-	}
-	found := make(chan streaming, len(s.replicas))
-	waiting := 0
+	seen := make([]int, len(s.replicas))
 	for i, one := range s.replicas {
-		if i == s.lead {
-			continue
-		}
-		waiting++
-		seen := len(one.Logs())
-		go func() {
-			_, err := one.WaitLogAfter(ctx, seen, rig.Message("streaming"))
-			found <- streaming{i, time.Now(), err}
-		}()
+		seen[i] = len(one.Logs())
 	}
+	found := s.streaming(ctx, seen, s.lead)
 	began := time.Now()
 	fault()
 	for holder(ctx, t, conn, s.r.Slot) == before {
 		time.Sleep(2 * time.Millisecond) // the view has nothing that could be waited for
 	}
 	free := time.Now()
-	first := streaming{err: errors.New("no other replica")}
-	for range waiting {
+	first := streamed{err: errors.New("no other replica")}
+	for range len(s.replicas) - 1 {
 		if first = <-found; first.err == nil {
 			break
 		}

@@ -56,19 +56,10 @@ type PostgresServer struct {
 // StartPostgres makes a cluster, starts it and returns when it answers. ctx
 // bounds the start only. The caller owes a Close.
 func StartPostgres(ctx context.Context, cfg PostgresConfig) (*PostgresServer, error) {
-	bin, err := findPostgres(ctx)
+	pg, err := newPostgres(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}
-	as, err := postgresAccount()
-	if err != nil {
-		return nil, err
-	}
-	dir, err := as.tempDir()
-	if err != nil {
-		return nil, err
-	}
-	pg := &PostgresServer{cfg: cfg, bin: bin, as: as, dir: dir, log: serverLog(filepath.Join(dir, "postgres.log"))}
 	if err := pg.initCluster(ctx); err != nil {
 		return nil, errors.Join(err, pg.Close())
 	}
@@ -76,6 +67,23 @@ func StartPostgres(ctx context.Context, cfg PostgresConfig) (*PostgresServer, er
 		return nil, errors.Join(err, pg.Close())
 	}
 	return pg, nil
+}
+
+// newPostgres is a server with a folder and nothing in it.
+func newPostgres(ctx context.Context, cfg PostgresConfig) (*PostgresServer, error) {
+	as, err := postgresAccount()
+	if err != nil {
+		return nil, err
+	}
+	bin, err := findPostgres(ctx, as, cfg.Version)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := as.tempDir()
+	if err != nil {
+		return nil, err
+	}
+	return &PostgresServer{cfg: cfg, bin: bin, as: as, dir: dir, log: serverLog(filepath.Join(dir, "postgres.log"))}, nil
 }
 
 // NewPostgres starts a server for one test, or skips the test where Postgres
@@ -87,15 +95,19 @@ func NewPostgres(t testing.TB, cfg PostgresConfig) *PostgresServer {
 	defer cancel()
 	pg, err := StartPostgres(ctx, cfg)
 	need(t, err)
+	pg.closeAfter(t)
+	return pg
+}
+
+func (pg *PostgresServer) closeAfter(t testing.TB) {
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("postgres:\n%s", pg.Log(30))
+			t.Logf("postgres on port %d:\n%s", pg.port, pg.Log(30))
 		}
 		if err := pg.Close(); err != nil {
 			t.Error(err)
 		}
 	})
-	return pg
 }
 
 func (pg *PostgresServer) data() string { return filepath.Join(pg.dir, "data") }

@@ -53,6 +53,14 @@ func (a account) command(dir, path string, args ...string) *exec.Cmd {
 	return cmd
 }
 
+// own hands a file or folder to the account.
+func (a account) own(path string) error {
+	if !a.switched {
+		return nil
+	}
+	return os.Chown(path, a.uid, a.gid)
+}
+
 // tempDir makes a folder that belongs to the account and that it can reach.
 func (a account) tempDir() (string, error) {
 	parents := []string{os.TempDir()}

@@ -19,8 +19,12 @@ var postgresVersion = regexp.MustCompile(`\(PostgreSQL\) (\d+)`)
 
 // findPostgres returns the folder with initdb and postgres: the one that the
 // environment names, else the one of the pg_ctl in PATH, else the newest of
-// the distribution's.
-func findPostgres(ctx context.Context) (string, error) {
+// the distribution's. A major version that is asked for is fetched where it is
+// not installed.
+func findPostgres(ctx context.Context, as account, major int) (string, error) {
+	if major != 0 {
+		return postgresOf(ctx, as, major)
+	}
 	if dir := os.Getenv("OUTBOX_TEST_PG_BIN"); dir != "" {
 		if err := usablePostgres(ctx, dir); err != nil {
 			// Named on purpose, so another one in its place would be a lie.

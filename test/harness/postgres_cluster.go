@@ -16,6 +16,8 @@ import (
 // PostgresConfig says how a server is made and started. The zero value is a
 // server for functional tests.
 type PostgresConfig struct {
+	// Version is the major version; 0: whichever is installed.
+	Version int
 	// Fsync keeps fsync on. Off is right for all that a killed process can
 	// show: the pages are in the kernel, and only a machine that dies loses
 	// them. Benchmarks of commits may want it.

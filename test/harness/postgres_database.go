@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"os"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -18,8 +19,9 @@ import (
 // too and may have the product's default names only once per server: use
 // Slot for a name that is this test's.
 type Database struct {
-	Name string
-	pg   *PostgresServer
+	Name   string
+	pg     *PostgresServer
+	others []*PostgresServer
 }
 
 // nameCount tells the databases and prefixes of one test binary apart.
@@ -49,8 +51,8 @@ func (pg *PostgresServer) NewDatabase(t testing.TB) *Database {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if pg.proc != nil && !pg.proc.running() {
-			return
+		if pg.proc != nil && (!pg.proc.running() || len(db.others) > 0) {
+			return // gone, or to go with its server
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 		defer cancel()
@@ -61,8 +63,31 @@ func (pg *PostgresServer) NewDatabase(t testing.TB) *Database {
 	return db
 }
 
-// URL returns how to connect.
-func (db *Database) URL() string { return db.pg.URL(db.Name) }
+// URL returns how to connect: to whichever of its servers is the primary.
+func (db *Database) URL() string {
+	if len(db.others) == 0 {
+		return db.pg.URL(db.Name)
+	}
+	return PostgresHosts(db.Name, append([]*PostgresServer{db.pg}, db.others...)...)
+}
+
+// Also adds servers that may become the primary.
+func (db *Database) Also(standbys ...*PostgresServer) { db.others = append(db.others, standbys...) }
+
+// PostgresHosts is a URL of several hosts, of which the primary is meant.
+func PostgresHosts(db string, all ...*PostgresServer) string {
+	u := *all[0].url
+	u.Path = "/" + db
+	hosts := make([]string, len(all))
+	for i, pg := range all {
+		hosts[i] = pg.url.Host
+	}
+	u.Host = strings.Join(hosts, ",")
+	q := u.Query()
+	q.Set("target_session_attrs", "read-write")
+	u.RawQuery = q.Encode()
+	return u.String()
+}
 
 // Slot returns a name that is free on the server: slot names are the server's,
 // not the database's.

@@ -182,7 +182,7 @@ func TestFindPostgres(t *testing.T) {
 	t.Setenv("OUTBOX_TEST_PG_BIN", t.TempDir())
 	var missing *MissingError
 	// Named and not there is a mistake, not a machine without Postgres.
-	if _, err := findPostgres(t.Context()); err == nil || errors.As(err, &missing) {
+	if _, err := findPostgres(t.Context(), account{}, 0); err == nil || errors.As(err, &missing) {
 		t.Errorf("got %v", err)
 	}
 	if got := debianVersion("/usr/lib/postgresql/15/bin"); got != 15 {

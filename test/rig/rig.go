@@ -31,6 +31,8 @@ import (
 type Config struct {
 	Postgres *harness.PostgresServer // nil: the shared one
 	Kafka    *harness.KafkaServer    // nil: the shared one
+	// Standbys of Postgres, which DATABASE_URL names too.
+	Standbys []*harness.PostgresServer
 	// Brokers replaces the broker's own addresses, for a proxy in front.
 	Brokers []string
 	// Partitions of the events topic; 0: 3.
@@ -81,6 +83,7 @@ func New(t testing.TB, cfg Config) *Rig {
 		r.Bin = harness.BuildRelay(t)
 	}
 	r.Database = r.Postgres.NewDatabase(t)
+	r.Database.Also(cfg.Standbys...)
 	r.Topics = r.Kafka.NewTopics(t)
 	r.Name = strings.Trim(r.Topics.Prefix, ".-_")
 	r.Slot, r.Publication = r.Database.Slot("relay"), "outbox_pub"
