@@ -3,7 +3,8 @@ package main
 import "github.com/holdwall/outbox-relay/internal/config"
 
 type initCmd struct {
-	DryRun bool `help:"Only print the SQL and the topics."`
+	DryRun      bool `help:"Only print the SQL and the topics."`
+	Partitioned bool `help:"Make a table that is partitioned by time."`
 }
 
 func (c *initCmd) Run(a *app) error {
@@ -11,5 +12,5 @@ func (c *initCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	return initialise(a.ctx, cfg, c.DryRun, a.stdout, a.format, log)
+	return initialise(a.ctx, cfg, c.DryRun, c.Partitioned, a.stdout, a.format, log)
 }

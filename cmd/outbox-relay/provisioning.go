@@ -4,22 +4,26 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/rs/zerolog"
 
+	"github.com/holdwall/outbox-relay/internal/cleanup"
 	"github.com/holdwall/outbox-relay/internal/config"
+	"github.com/holdwall/outbox-relay/internal/provision"
 )
 
 // presumedVersion stands for the server in a dry run, which asks nobody.
 const presumedVersion = 170000
 
 // initialise creates what a relay needs, or only prints it.
-func initialise(ctx context.Context, cfg config.Config, dryRun bool, out io.Writer, format string, log zerolog.Logger) error {
+func initialise(ctx context.Context, cfg config.Config, dryRun, partitioned bool, out io.Writer, format string, log zerolog.Logger) error {
 	p := newParts(cfg, log)
 	plan, err := p.plan()
 	if err != nil {
 		return err
 	}
+	p.partition(plan, partitioned)
 	if dryRun {
 		return printPlan(out, format, plan.Statements, p.topics())
 	}
@@ -43,6 +47,17 @@ func initialise(ctx context.Context, cfg config.Config, dryRun bool, out io.Writ
 	fmt.Fprintf(out, "initialised: slot %s at %s, first checkpoint in %s\nnext: outbox-relay serve\n",
 		cfg.Outbox.Slot, done.Position, cfg.Kafka.CheckpointTopic)
 	return nil
+}
+
+// partition has a plan make a partitioned table, with its first partitions.
+func (p *parts) partition(plan *provision.Plan, partitioned bool) {
+	if plan.Partitioned = partitioned; !partitioned {
+		return
+	}
+	c := p.cfg.Cleanup
+	for _, r := range cleanup.Ranges(time.Now(), c.Interval, c.Ahead) {
+		plan.Partitions = append(plan.Partitions, r.FirstSQL(p.table))
+	}
 }
 
 func printPlan[T fmt.Stringer](out io.Writer, format string, statements func(int) ([]string, error), topics []T) error {

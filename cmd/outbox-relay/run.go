@@ -29,6 +29,8 @@ type grammar struct {
 	DLQ        dlqCmd        `cmd:"" name:"dlq" help:"Look at dead letters, replay or purge them."`
 	Status     statusCmd     `cmd:"" help:"Show one relay on one screen, and what to type next."`
 	Slot       slotCmd       `cmd:"" help:"Look at replication slots, and change them."`
+	Schema     schemaCmd     `cmd:"" help:"Print or make the outbox table alone."`
+	Cleanup    cleanupCmd    `cmd:"" help:"Remove rows that are in Kafka and old; make and drop partitions."`
 	Checkpoint checkpointCmd `cmd:"" help:"Look at the relay's position in Kafka."`
 	Config     configCmd     `cmd:"" help:"Look at the settings."`
 	Probe      probeCmd      `cmd:"" help:"Ask a relay on this host how it is, as a health check."`

@@ -22,6 +22,7 @@ import (
 	"github.com/holdwall/outbox-relay/health"
 	"github.com/holdwall/outbox-relay/internal/admin"
 	"github.com/holdwall/outbox-relay/internal/breaker"
+	"github.com/holdwall/outbox-relay/internal/cleanup"
 	"github.com/holdwall/outbox-relay/internal/kafka"
 	"github.com/holdwall/outbox-relay/internal/secret"
 	"github.com/holdwall/outbox-relay/outbox"
@@ -30,19 +31,20 @@ import (
 // Config is every setting. Fields that can be derived from others are filled
 // in: nothing here is left for the reader to default.
 type Config struct {
-	File     string        `name:"outbox-config" placeholder:"FILE" help:"YAML file with settings, under the same names."`
-	Database Database      `embed:"" group:"Postgres"`
-	Kafka    Kafka         `embed:"" group:"Kafka"`
-	Outbox   Outbox        `embed:"" group:"Outbox"`
-	Health   health.Config `embed:"" group:"Health"`
-	Admin    admin.Config  `embed:"" group:"Health"`
-	Log      Log           `embed:"" group:"Log"`
+	File     string           `name:"outbox-config" placeholder:"FILE" help:"YAML file with settings, under the same names."`
+	Database Database         `embed:"" group:"Postgres"`
+	Kafka    Kafka            `embed:"" group:"Kafka"`
+	Outbox   Outbox           `embed:"" group:"Outbox"`
+	Cleanup  cleanup.Settings `embed:"" group:"Outbox"`
+	Health   health.Config    `embed:"" group:"Health"`
+	Admin    admin.Config     `embed:"" group:"Health"`
+	Log      Log              `embed:"" group:"Log"`
 }
 
 // Database says how to reach Postgres. Without a URL the PG* variables count.
 type Database struct {
 	URL      secret.Text `name:"database-url" argv:"allowed" placeholder:"URL" help:"Postgres URL or keyword string; else the PG* variables."`
-	AdminURL secret.Text `name:"outbox-admin-url" argv:"allowed" placeholder:"URL" help:"Stronger credentials, for init alone."`
+	AdminURL secret.Text `name:"outbox-admin-url" argv:"allowed" placeholder:"URL" help:"Stronger credentials, for init, cleanup and changes of slots."`
 }
 
 // Kafka is the cluster and the topics in it.

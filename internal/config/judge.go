@@ -59,6 +59,7 @@ func (l *Loader) judge(needs []Need) []*fault.Error {
 	l.markDerived()
 	add(l.judgeTopics()...)
 	add(c.judgeOutbox()...)
+	add(c.Cleanup.Validate()...)
 	if err := c.Health.Validate(); err != nil {
 		add(fault.New(fault.ConfigInvalid, "HEALTH_ADDR %s", err).WithWhy("it is host:port, or :port for every interface").WithFix("HEALTH_ADDR=127.0.0.1:8080"))
 	}

@@ -93,6 +93,13 @@ var (
 	SlotIdle        = code("OBX-3406", "slot_stands", Finding, "nothing moves the slot, and Postgres keeps all WAL from its position on", "outbox-relay slot inspect says who holds it and what follows")
 	RelaySilent     = code("OBX-3407", "relay_silent", Finding, "no relay answers there: it is not running, runs on another host, or has another HEALTH_ADDR", "outbox-relay serve; for one that runs elsewhere: outbox-relay status --url http://<host>:8080")
 
+	CleanupBlind   = code("OBX-3410", "cleanup_blind", Halt, "without the relay's slot nobody knows which rows are in Kafka, and what was lost is found from the table", "repair the relay first: outbox-relay status")
+	CleanupBehind  = code("OBX-3411", "cleanup_behind", Retry, "the relay has not confirmed that the rows are in Kafka", "outbox-relay status says what the relay waits for; then run cleanup again")
+	CleanupPartman = code("OBX-3412", "cleanup_partman", Finding, "pg_partman makes and drops the partitions of this table, so they are only looked at", "let its retention be longer than the relay may ever be behind; run_maintenance() does not ask how far it is")
+	CleanupDefault = code("OBX-3413", "cleanup_default", Finding, "the default partition holds rows of that time, so no partition can be made for it", "wait until cleanup has removed them, or move them: docs/table.md#the-default-partition")
+	CleanupDeletes = code("OBX-3414", "deletes_published", Finding, "the publication publishes deletes, so each row that is removed is decoded once more, for nothing", "ALTER PUBLICATION outbox_pub SET (publish = 'insert')")
+	TableUnlike    = code("OBX-3415", "table_unlike", Usage, "the table exists, and is not of the kind that was asked for", "outbox-relay init without --partitioned, or move the rows to a new table: docs/table.md#from-one-variant-to-the-other")
+
 	NotInitialised    = code("OBX-4001", "not_initialised", Halt, "neither slot nor checkpoint exist", "outbox-relay init")
 	CheckpointMissing = code("OBX-4002", "checkpoint_missing", Halt, "the slot exists but its checkpoint does not: wrong cluster, wrong topic, or the topic was deleted", "check KAFKA_BROKERS, KAFKA_CHECKPOINT_TOPIC and OUTBOX_NAME; if the checkpoint is really gone: docs/errors.md#obx-4002")
 	CheckpointForked  = code("OBX-4003", "checkpoint_forked", Halt, "the checkpoint topic is not the one this checkpoint was written to, or its history contradicts itself", "find out who recreated, mirrored or wrote to the topic: docs/errors.md#obx-4003")

@@ -28,6 +28,9 @@ type Table struct {
 	Default string // its name in the file
 	Schema  string // unquoted; "": the search path decides, and no schema is created
 	SQL     string // quoted, as it stands in a statement
+	// Related are names in the file that contain or go with the table's, each
+	// with its quoted form. A longer name stands before one that it begins with.
+	Related [][2]string
 }
 
 // Up returns the statements of a compiled-in file up to its "Down" part.
@@ -48,8 +51,20 @@ func Up(files fs.FS, file string, table Table) []string {
 				statements = append(statements, strings.Replace(s, "outbox", pgx.Identifier{table.Schema}.Sanitize(), 1))
 			}
 		default:
-			statements = append(statements, strings.Replace(s, table.Default, table.SQL, 1))
+			statements = append(statements, table.rename(s))
 		}
 	}
 	return statements
+}
+
+func (t Table) rename(s string) string {
+	if len(t.Related) == 0 {
+		return strings.Replace(s, t.Default, t.SQL, 1)
+	}
+	var pairs []string
+	for _, r := range t.Related {
+		pairs = append(pairs, r[0], r[1])
+	}
+	// At each place the first name that fits is taken.
+	return strings.NewReplacer(append(pairs, t.Default, t.SQL)...).Replace(s)
 }

@@ -52,17 +52,37 @@ type Plan struct {
 	Sink    sink.Config
 	Kafka   []kgo.Opt
 	Topics  []Topic // the checkpoint topic among them
-	Log     zerolog.Logger
+	// Partitioned makes a table that is partitioned by time, with Partitions as
+	// the statements that make its first ones.
+	Partitioned bool
+	Partitions  []string
+	Log         zerolog.Logger
 }
 
 // Statements returns the SQL of the plan, in order, for a server of the given
 // version (server_version_num).
 func (p *Plan) Statements(version int) ([]string, error) {
-	ddl, err := outbox.Schema(p.Table.SQL())
+	ddl, err := p.TableStatements()
+	if err != nil {
+		return nil, err
+	}
+	return append(ddl, p.Source.CreatePublicationSQL(), p.Source.CreateSlotSQL(version)), nil
+}
+
+// TableStatements returns the SQL that makes the table alone.
+func (p *Plan) TableStatements() ([]string, error) {
+	schema := outbox.Schema
+	if p.Partitioned {
+		schema = outbox.SchemaPartitioned
+	}
+	ddl, err := schema(p.Table.SQL())
 	if err != nil {
 		return nil, fault.Wrap(err, fault.ConfigInvalid, "OUTBOX_TABLE")
 	}
-	return append(ddl, p.Source.CreatePublicationSQL(), p.Source.CreateSlotSQL(version)), nil
+	if p.Partitioned {
+		ddl = append(ddl, p.Partitions...)
+	}
+	return ddl, nil
 }
 
 // Outcome says what Run found.
@@ -148,31 +168,59 @@ func peek(ctx context.Context, log checkpoint.Log) (checkpoint.State, error) {
 	}
 }
 
-func (p *Plan) schema(ctx context.Context, srv *replication.Server) error {
-	ddl, err := outbox.Schema(p.Table.SQL())
+// Install makes the table alone, and tells whether it did.
+func (p *Plan) Install(ctx context.Context) (made bool, err error) {
+	srv, err := replication.Connect(ctx, p.Source)
 	if err != nil {
-		return fault.Wrap(err, fault.ConfigInvalid, "OUTBOX_TABLE")
+		return false, err
+	}
+	defer srv.Close()
+	if err := srv.Lock(ctx, p.Sink.Name); err != nil {
+		return false, err
+	}
+	return p.table(ctx, srv)
+}
+
+func (p *Plan) schema(ctx context.Context, srv *replication.Server) error {
+	_, err := p.table(ctx, srv)
+	return err
+}
+
+// table makes the table if it does not exist, and judges it if it does.
+func (p *Plan) table(ctx context.Context, srv *replication.Server) (made bool, err error) {
+	ddl, err := p.TableStatements()
+	if err != nil {
+		return false, err
 	}
 	var there bool
 	err = srv.Conn().QueryRow(ctx, `SELECT to_regclass($1) IS NOT NULL`, p.Table.SQL()).Scan(&there)
 	var pg *pgconn.PgError
 	switch {
 	case errors.As(err, &pg) && pg.Code == insufficientPrivilege:
-		return fault.Wrap(err, fault.NoRight, "look up table %s", p.Table).
+		return false, fault.Wrap(err, fault.NoRight, "look up table %s", p.Table).
 			WithFix("have the owner run: GRANT USAGE ON SCHEMA %s TO %s;", pgx.Identifier{p.Source.Schema}.Sanitize(), pgx.Identifier{p.Source.Conn.User}.Sanitize())
 	case err != nil:
-		return fault.Wrap(err, fault.Unclassified, "look up table %s", p.Table)
+		return false, fault.Wrap(err, fault.Unclassified, "look up table %s", p.Table)
+	}
+	if there && p.Partitioned {
+		var kind string
+		if err := srv.Conn().QueryRow(ctx, `SELECT relkind::text FROM pg_class WHERE oid = to_regclass($1)`, p.Table.SQL()).Scan(&kind); err != nil {
+			return false, fault.Wrap(err, fault.Unclassified, "look up table %s", p.Table)
+		}
+		if kind != "p" {
+			return false, fault.New(fault.TableUnlike, "table %s has no partitions", p.Table)
+		}
 	}
 	if there {
-		return p.columns(ctx, srv) // also somebody else's table with the five columns
+		return false, p.columns(ctx, srv) // also somebody else's table with the five columns
 	}
 	for _, sql := range ddl {
 		if err := srv.Exec(ctx, sql); err != nil {
-			return err
+			return false, err
 		}
 	}
 	p.Log.Info().Str("table", p.Table.String()).Msg("table created")
-	return nil
+	return true, nil
 }
 
 // columns refuses a table from which no event could be read. Only init asks:

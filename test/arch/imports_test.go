@@ -41,6 +41,7 @@ var allowed = map[string][]string{
 	"internal/provision": {"replication", "outbox", "sink", "checkpoint", "internal/kafka", "internal/fault"},
 	"internal/slots":     {"replication", "checkpoint", "internal/fault"},
 	"internal/status":    {"replication", "checkpoint", "internal/slots", "internal/fault"},
+	"internal/cleanup":   {"replication", "outbox", "internal/fault"},
 	"internal/preflight": {"internal/kafka", "internal/fault"},
 	"internal/audit":     {"outbox", "checkpoint", "sink", "dlq", "replication", "internal/kafka", "internal/fault"},
 	"internal/verify":    {"outbox", "checkpoint", "internal/kafka", "internal/fault", "replication"},
@@ -58,7 +59,7 @@ var allowed = map[string][]string{
 
 	"internal/config": {
 		"internal/admin",
-		"replication", "sink", "outbox", "health", "dlq", "internal/breaker", "internal/kafka", "internal/relay", "internal/fault", "internal/secret",
+		"replication", "sink", "outbox", "health", "dlq", "internal/breaker", "internal/cleanup", "internal/kafka", "internal/relay", "internal/fault", "internal/secret",
 	},
 	"cmd/outbox-relay": {"*"},
 }
