@@ -65,7 +65,7 @@ lint: ## formatting, vet, staticcheck, import directions
 	$(GO) mod verify
 
 docs: ## write docs/errors.md and docs/config.md from the code
-	$(GO) test -count=1 -run 'Page$$' ./internal/fault ./internal/config -update
+	$(GO) test -count=1 -run 'Page$$' ./internal/fault ./internal/config ./internal/doctor -update
 
 fmt: ## format the code
 	$(TOOL) gofumpt -w .

@@ -109,6 +109,18 @@ func (c Columns) String() string {
 	return strings.Join(parts, ",")
 }
 
+// Names returns the names of the columns that are read, in the order of the
+// fields. Optional ones may be absent from the table.
+func (c Columns) Names() []string {
+	var names []string
+	for _, f := range c.fields() {
+		if *f.name != "" {
+			names = append(names, *f.name)
+		}
+	}
+	return names
+}
+
 // check refuses a mapping that was not made by ParseColumns and leaves out a
 // needed name.
 func (c *Columns) check() error {

@@ -156,7 +156,7 @@ func (s *Source) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := s.identify(ctx, conn); err != nil {
+	if err := identify(ctx, conn, &s.state); err != nil {
 		_ = conn.Close(ctx)
 		return err
 	}

@@ -22,13 +22,13 @@ type Switch struct {
 
 // identify reads who the server is and how its timeline came about. Both are
 // replication commands, so they must come before the stream starts.
-func (s *Source) identify(ctx context.Context, conn *pgconn.PgConn) error {
+func identify(ctx context.Context, conn *pgconn.PgConn, into *State) error {
 	id, err := pglogrepl.IdentifySystem(ctx, conn)
 	if err != nil {
 		return classify(err, fault.Unclassified, "identify system")
 	}
-	s.state.SystemID, s.state.Timeline, s.state.FlushLSN, s.state.Database = id.SystemID, id.Timeline, id.XLogPos, id.DBName
-	s.state.Switches = nil
+	into.SystemID, into.Timeline, into.FlushLSN, into.Database = id.SystemID, id.Timeline, id.XLogPos, id.DBName
+	into.Switches = nil
 	if id.Timeline == 1 {
 		return nil
 	}
@@ -36,7 +36,7 @@ func (s *Source) identify(ctx context.Context, conn *pgconn.PgConn) error {
 	if err != nil {
 		return classify(err, fault.Unclassified, "read history of timeline %d", id.Timeline)
 	}
-	s.state.Switches, err = ParseHistory(h.Content)
+	into.Switches, err = ParseHistory(h.Content)
 	if err != nil {
 		return fault.Wrap(err, fault.WALDecode, "read history of timeline %d", id.Timeline)
 	}

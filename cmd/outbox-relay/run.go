@@ -26,6 +26,7 @@ type grammar struct {
 	Pipeline   pipelineCmd   `cmd:"" help:"Hand events to an HTTP endpoint or to a child process."`
 	Demo       demoCmd       `cmd:"" help:"Show it at work on this machine, with Postgres and Kafka of its own."`
 	Verify     verifyCmd     `cmd:"" help:"Check Kafka with these settings, step by step."`
+	Doctor     doctorCmd     `cmd:"" help:"Look at everything the relay stands on, and say what is wrong or will be."`
 	DLQ        dlqCmd        `cmd:"" name:"dlq" help:"Look at dead letters, replay or purge them."`
 	Status     statusCmd     `cmd:"" help:"Show one relay on one screen, and what to type next."`
 	Slot       slotCmd       `cmd:"" help:"Look at replication slots, and change them."`

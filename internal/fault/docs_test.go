@@ -88,7 +88,7 @@ func TestRegistry(t *testing.T) {
 
 // chapters are the ranges of the codes.
 var chapters = []struct{ first, title string }{
-	{"1", "Configuration"}, {"2", "Rows"}, {"3", "Postgres"}, {"4", "State of the relay"}, {"5", "Kafka"}, {"9", "Internal"},
+	{"13", "Host and settings, found by doctor"}, {"1", "Configuration"}, {"2", "Rows"}, {"3", "Postgres"}, {"4", "State of the relay"}, {"5", "Kafka"}, {"9", "Internal"},
 }
 
 func chapterOf(id string) string {

@@ -69,6 +69,7 @@ var classesByRange = map[string]string{
 	"1": "Usage", "2": "Reject", "3": "Retry Halt", "4": "Retry Halt", "5": "Retry Halt", "9": "Halt Internal",
 	"21": "Reject Retry Halt Usage Finding", "22": "Reject Retry Usage", "41": "Finding", "42": "Finding Retry Halt Usage", "51": "Finding",
 	"34": "Retry Halt Usage Finding", "435": "Retry Halt Usage Finding", "436": "Retry Halt Usage Finding", // slots and cleanup, explain and wait
+	"13": "Finding", "32": "Finding", "33": "Finding", // found by doctor
 	"106": "Usage Retry", // what surrounds a process
 }
 

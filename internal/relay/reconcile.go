@@ -97,6 +97,14 @@ func reconcile(st replication.State, sess sink.Session, accept *Gap) (start, err
 	return s, nil
 }
 
+// Judge tells what a session that found this would halt with, or nil if it would
+// stream. It is for those who look on: sess.State may have been read without a
+// barrier, so it decides nothing.
+func Judge(st replication.State, sess sink.Session) error {
+	_, err := reconcile(st, sess, nil)
+	return err
+}
+
 // acceptGap moves the checkpoint to a slot that is ahead of it, if a person has
 // accepted exactly that. It returns the audit record, empty without a gap.
 func acceptGap(c *checkpoint.Checkpoint, st replication.State, accept *Gap) (string, error) {

@@ -43,9 +43,12 @@ var allowed = map[string][]string{
 	"internal/status":    {"replication", "checkpoint", "internal/slots", "internal/fault"},
 	"internal/cleanup":   {"replication", "outbox", "internal/fault"},
 	"internal/preflight": {"internal/kafka", "internal/fault"},
-	"internal/audit":     {"outbox", "checkpoint", "sink", "dlq", "replication", "internal/kafka", "internal/fault"},
-	"internal/verify":    {"outbox", "checkpoint", "internal/kafka", "internal/fault", "replication"},
-	"internal/demo":      {"outbox", "checkpoint", "internal/fault", "internal/kafka"},
+	"internal/doctor": {
+		"internal/config", "internal/fault", "internal/kafka", "internal/relay", "replication", "checkpoint", "sink", "outbox", "dlq", "internal/preflight",
+	},
+	"internal/audit":  {"outbox", "checkpoint", "sink", "dlq", "replication", "internal/kafka", "internal/fault"},
+	"internal/verify": {"outbox", "checkpoint", "internal/kafka", "internal/fault", "replication"},
+	"internal/demo":   {"outbox", "checkpoint", "internal/fault", "internal/kafka"},
 
 	"consumer":          {"outbox", "dlq"},
 	"internal/pipeline": {"consumer", "outbox", "dlq", "internal/fault", "internal/secret"},
