@@ -53,13 +53,23 @@ var errNoMain = errors.New("this package has no TestMain that calls harness.Main
 
 var mainRuns bool // written before any test runs
 
+var ends []func() error
+
+// AtEnd has Main call f when all tests are done: for what a test has begun that
+// others of its package go on to use.
+func AtEnd(f func() error) { ends = append(ends, f) }
+
 // Main is the TestMain of a package that uses the harness. It runs the tests,
 // ends the shared servers, removes what was built, fails the run if a
 // goroutine is left over, and exits.
 func Main(m *testing.M, options ...goleak.Option) {
 	mainRuns = true
 	code := m.Run()
-	err := errors.Join(shared.kafka.close(), shared.postgres.close(), builds.remove())
+	var err error
+	for _, end := range ends {
+		err = errors.Join(err, end())
+	}
+	err = errors.Join(err, shared.kafka.close(), shared.postgres.close(), builds.remove())
 	if err == nil && code == 0 {
 		err = goleak.Find(options...)
 	}

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/holdwall/outbox-relay/test/harness"
 	"github.com/holdwall/outbox-relay/test/rig"
 )
 
@@ -26,6 +27,8 @@ type browser struct {
 	base string // of the session
 	cmd  *exec.Cmd
 	dir  string
+	read chan struct{} // closed at the end of the driver's output
+	http http.Client
 }
 
 var (
@@ -72,7 +75,7 @@ func start() (*browser, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &browser{dir: dir, cmd: exec.Command("chromedriver", "--port=0")}
+	b := &browser{dir: dir, cmd: exec.Command("chromedriver", "--port=0"), read: make(chan struct{}), http: http.Client{Timeout: time.Minute, Transport: &http.Transport{}}}
 	b.cmd.Env = append(os.Environ(), "HOME="+dir)
 	out, err := b.cmd.StdoutPipe()
 	if err != nil {
@@ -91,7 +94,11 @@ func start() (*browser, error) {
 	if port == "" {
 		return nil, fmt.Errorf("chromedriver did not say its port")
 	}
-	go func() { _, _ = io.Copy(io.Discard, out) }()
+	go func() {
+		defer close(b.read)
+		_, _ = io.Copy(io.Discard, out)
+	}()
+	harness.AtEnd(b.close)
 	var session struct{ SessionID string }
 	b.base = "http://127.0.0.1:" + port
 	args, _ := json.Marshal([]string{
@@ -106,11 +113,13 @@ func start() (*browser, error) {
 	return b, nil
 }
 
-func (b *browser) close() {
-	_ = b.do("DELETE", "", "", nil)
+func (b *browser) close() error {
+	_ = b.do("DELETE", "", "", nil) // ends the browser; the driver ends in any case
 	_ = b.cmd.Process.Kill()
-	_ = b.cmd.Wait()
-	_ = os.RemoveAll(b.dir)
+	<-b.read
+	_ = b.cmd.Wait() // killed, as was just asked
+	b.http.CloseIdleConnections()
+	return os.RemoveAll(b.dir)
 }
 
 // do sends a command. What fails is told by the answer.
@@ -120,8 +129,7 @@ func (b *browser) do(method, path, body string, into any) error {
 		return err
 	}
 	req.Header.Set("Content-Type", "application/json")
-	client := &http.Client{Timeout: time.Minute}
-	resp, err := client.Do(req)
+	resp, err := b.http.Do(req)
 	if err != nil {
 		return err
 	}

@@ -10,7 +10,6 @@ import (
 	"math"
 	"net"
 	"net/http"
-	"os"
 	"sync"
 	"testing"
 	"time"
@@ -27,15 +26,10 @@ import (
 	"github.com/holdwall/outbox-relay/internal/page"
 	"github.com/holdwall/outbox-relay/internal/relay"
 	"github.com/holdwall/outbox-relay/internal/secret"
+	"github.com/holdwall/outbox-relay/test/harness"
 )
 
-func TestMain(m *testing.M) {
-	code := m.Run()
-	if shared != nil {
-		shared.close()
-	}
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { harness.Main(m) }
 
 const token = "correct-horse-battery-staple"
 
