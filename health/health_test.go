@@ -128,6 +128,20 @@ func TestAnswers(t *testing.T) {
 	golden(t, "answers", out.String())
 }
 
+func TestReportForPagesIsAlways200(t *testing.T) {
+	t.Parallel()
+	st := NewState()
+	st.Set(Status{State: "failed", Halted: true, Code: "OBX-4008"})
+	srv := New(Config{}, about, st, nil, nil)
+	srv.Handle("GET /more", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) }))
+	for path, want := range map[string]int{"/api/health": 503, "/api/health?always=200": 200, "/api/health?always=1": 503, "/more": 418} {
+		code, body := get(t, srv, path)
+		if code != want || path != "/more" && !strings.Contains(body, `"status":"fail"`) {
+			t.Errorf("%s: %d, want %d: %s", path, code, want, body)
+		}
+	}
+}
+
 func TestLivenessIsTheBeatAlone(t *testing.T) {
 	t.Parallel()
 	cl := newClock()

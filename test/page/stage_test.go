@@ -251,8 +251,8 @@ func (s *stage) commits(n int, latency time.Duration, total uint64) {
 			records[i] = row(age*1000+i, at.Add(-latency))
 		}
 		took := latency + time.Duration(age%7)*latency/10
-		if age%23 == 0 {
-			took *= 4
+		if age%23 == 0 && latency < time.Second {
+			took *= 2
 		}
 		s.commit(at, took, records)
 	}
