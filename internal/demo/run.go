@@ -178,6 +178,7 @@ func (d *demo) raise(ctx context.Context, broken chan<- error) error {
 		return err
 	}
 	d.display.step("relay", fmt.Sprintf("slot %s, http://%s/metrics", d.names.slot, health), time.Since(began))
+	d.display.step("page", "http://"+health+"/", time.Since(began))
 
 	w, err := openWitness(d.kafkaOpts(), d.names, d.ledger)
 	if err != nil {

@@ -32,6 +32,11 @@ func TestRealRelay(t *testing.T) {
 	// A row that can be no event.
 	r.Database.Exec(t, `INSERT INTO outbox.events (aggregatetype, aggregateid, type, payload, kafka_partition) VALUES ('order', 'k1', 'Lost', '{"n": 1}', 99)`)
 	b.await(t, "document.querySelector('#recent').innerText.includes('dead letter: partition_range')")
+	for range 20 {
+		r.Insert(t, 40)
+	}
+	b.await(t, "document.querySelectorAll('#recent tbody tr').length === 50")
+	shots(t, b, "real")
 	b.visit(t, "http://"+admin+"/")
 	b.await(t, "document.querySelector('#token')")
 	unlock(t, b, token)

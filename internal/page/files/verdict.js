@@ -9,6 +9,10 @@ export function slotOf(s) {
   return v && v.slot && !String(v.taken_at).startsWith("0001") ? v : null;
 }
 
+// read tells whether somebody reads the slot. The view of it is some seconds old,
+// and a replica that streams knows better.
+export const read = (s, x) => x.active || s.state === "streaming";
+
 export function paused(s) { return s.state === "paused" || Boolean(s.slot?.paused); }
 
 export function delivering(s, since) {
@@ -48,7 +52,7 @@ export function disk(s) {
   if (x.wal_status === "lost" || x.invalidation_reason) return { tone: "bad", say: "Slot is lost", sub: `Postgres gave it up${x.invalidation_reason ? ` (${x.invalidation_reason})` : ""}: the disk is safe, and WAL that the relay needed is gone.` };
   if (x.wal_status === "unreserved") return { tone: "bad", say: "Slot goes next", sub: `The next checkpoint of Postgres may remove WAL that the slot needs. It holds ${held}.` };
   // A slot that is not read, or not moved, holds back all that the server writes.
-  const idle = !x.active, stuck = idle || s.halted || s.state === "backoff" || paused(s);
+  const idle = !read(s, x), stuck = idle || s.halted || s.state === "backoff" || paused(s);
   const meanwhile = idle ? "Nobody reads the slot. " : stuck ? "It is not moved meanwhile. " : "";
   const pace = v.wal_bytes_per_second > 0 ? v.wal_bytes_per_second : 0;
   if (x.limit_bytes === null || x.limit_bytes === undefined) {
@@ -118,8 +122,8 @@ export function way(s) {
   return {
     nodes: [
       { name: "Postgres", tone: pgDown ? "bad" : v ? "ok" : "none", count: pgDown ? "no answer" : s.positions.server_lsn || "–", note: pgDown ? "rows cannot be committed either" : wal },
-      { name: "Slot", tone: !x ? "none" : pgDown ? "none" : !x.exists || lost ? "bad" : x.active ? "ok" : "warn",
-        count: !x ? "–" : !x.exists ? "missing" : lost ? "lost" : bytes(x.retained_bytes), note: x?.exists ? (x.active ? "held, WAL kept for it" : "nobody reads it") : s.names.slot },
+      { name: "Slot", tone: !x ? "none" : pgDown ? "none" : !x.exists || lost ? "bad" : read(s, x) ? "ok" : "warn",
+        count: !x ? "–" : !x.exists ? "missing" : lost ? "lost" : bytes(x.retained_bytes), note: x?.exists ? (read(s, x) ? "held, WAL kept for it" : "nobody reads it") : s.names.slot },
       { name: "Relay", tone: s.halted ? "bad" : s.ready && !paused(s) ? "ok" : s.state === "disabled" || s.state === "starting" ? "none" : "warn",
         count: s.state === "streaming" && !paused(s) ? `${rate1(s.rates.rows_per_second)}/s` : paused(s) ? "paused" : s.halted ? "halted" : s.state, note: s.role === "standby" ? "another one leads" : s.state === "streaming" ? "rows, mean of 10 s" : "" },
       { name: "Kafka", tone: kafkaDown ? "bad" : streaming ? "ok" : "none", count: kafkaDown ? "no session" : count(s.totals.rows - s.totals.dead_letters),

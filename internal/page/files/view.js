@@ -1,6 +1,6 @@
 // The document of a status.
 import { $, h, put, text, type, shape, bytes, span, whole, count, ago, toneWord, clock } from "./dom.js";
-import { delivering, disk, behind, matters, way, insert, slotSQL, slotOf, paused } from "./verdict.js";
+import { delivering, disk, behind, matters, way, insert, slotSQL, slotOf, read, paused } from "./verdict.js";
 
 function answer(id, a) {
   const el = $(id);
@@ -115,7 +115,7 @@ function showSlot(s, d) {
   put($("slot-bar"), words + d.tone, words && h("p", {}, words), part !== null && bar(part, d.tone, words));
   const rows = [["Slot", s.names.slot]];
   if (x?.exists) {
-    rows.push(["State", `${x.active ? `held${x.holder ? ` by ${x.holder}` : ""}` : "nobody reads it"}, WAL ${x.wal_status || "not known"}`]);
+    rows.push(["State", `${read(s, x) ? `held${x.holder ? ` by ${x.holder}` : ""}` : "nobody reads it"}, WAL ${x.wal_status || "not known"}`]);
     rows.push(["Not confirmed", `${bytes(x.lag_bytes)}, from ${x.confirmed_flush_lsn} to ${v.current_lsn}`]);
     rows.push(["Lost in", limit === null ? "no limit, so it is not given up" : v.seconds_to_loss === null || v.seconds_to_loss === undefined ? "not at this pace" : `${span(v.seconds_to_loss)}, at ${bytes(v.wal_bytes_per_second)}/s`]);
     if (x.failover || x.synced) rows.push(["Failover", x.synced ? "synchronised from the primary" : "is synchronised to standbys"]);
@@ -136,7 +136,7 @@ export function showChecks(report) {
   const tones = { pass: "ok", warn: "warn", fail: "bad", disabled: "none" };
   const list = Object.entries(report.checks ?? {}).sort(([a], [b]) => a.localeCompare(b));
   put($("checks"), JSON.stringify(list.map(([k, c]) => [k, { ...c, latency_seconds: 0 }])), list.map(([name, c]) => {
-    const found = Object.entries(c).filter(([k, v]) => !["status", "code", "hint", "fix", "why", "detail", "name", "latency_seconds", "since", "threshold_seconds"].includes(k) && v !== null && typeof v !== "object")
+    const found = Object.entries(c).filter(([k, v]) => !["status", "code", "hint", "fix", "why", "detail", "name", "latency_seconds", "since", "threshold_seconds", "host", "read_at", "newest", "current_lsn", "timeline", "clock_skew_seconds"].includes(k) && v !== null && typeof v !== "object")
       .map(([k, v]) => `${k.replace(/_(seconds|bytes)$/, "").replaceAll("_", " ")} ${k.endsWith("_bytes") || k === "bytes" ? bytes(v) : k.endsWith("seconds") ? span(v) : v}`);
     return h("li", {}, h("div", { class: "line", "data-tone": tones[c.status] ?? "none" }, shape(), h("span", { class: "name" }, name), h("span", { class: "word" }, c.status), c.code && h("span", { class: "code" }, c.code)),
       found.length > 0 && h("p", { class: "found" }, found.join(" · ")),
