@@ -13,12 +13,14 @@ import (
 // formatVersion is the newest that a reader knows; it accepts older ones. The
 // golden files under testdata hold one record of each. What is written is the
 // oldest version that says everything: 2 only while keys are parked, because a
-// program that cannot see those would send their events on, so that one which
-// never parked can go back to its predecessor.
+// program that cannot see those would send their events on, and 3 only while a
+// recovery is under way, because one that cannot see that would resume inside of
+// it. So a relay that never did either can go back to its predecessor.
 const (
-	formatVersion = 2
-	parkedVersion = 2
-	plainVersion  = 1
+	formatVersion   = 3
+	recoveryVersion = 3
+	parkedVersion   = 2
+	plainVersion    = 1
 )
 
 // Kind tells the three sorts of record in the checkpoint topic apart.
@@ -36,6 +38,7 @@ const (
 	laneSuffix    = "/lane/0"
 	sessionSuffix = "/session"
 	initSuffix    = "/init"
+	auditInfix    = "/audit/" // followed by the id of a recovery
 	keyPrefix     = "outbox-"
 )
 
@@ -112,7 +115,20 @@ type wireCheckpoint struct {
 	Version     string           `json:"relay_version,omitempty"`
 	Time        time.Time        `json:"time"`
 	Override    string           `json:"override,omitempty"`
+	Rebased     bool             `json:"rebased,omitempty"`
+	Recovery    *wireRecovery    `json:"recovery,omitempty"`
 	Parked      []wireParked     `json:"parked,omitempty"`
+}
+
+type wireRecovery struct {
+	ID    string        `json:"id"`
+	Code  string        `json:"code"`
+	Began time.Time     `json:"began"`
+	From  *wirePosition `json:"from,omitempty"`
+
+	At      *time.Time `json:"at,omitempty"`
+	Rows    uint64     `json:"rows_before"`
+	Letters uint64     `json:"dlq_before"`
 }
 
 type wireParked struct {
@@ -148,10 +164,7 @@ func (c Checkpoint) Record(topic, name string) (*kgo.Record, error) {
 	}
 	w := wireCheckpoint{
 		V: plainVersion, Seq: c.Seq, SessionID: c.SessionID, SessionNo: c.SessionNo,
-		Pos: wirePosition{
-			Timeline: c.Pos.Timeline, CommitLSN: c.Pos.CommitLSN.String(),
-			EndLSN: c.Pos.EndLSN.String(), Ordinal: c.Pos.Ordinal,
-		},
+		Pos:    wirePositionOf(c.Pos),
 		Source: wireSource(c.Source), OptionsHash: c.OptionsHash,
 		Rows: c.Rows, RowsTotal: c.RowsTotal, DLQTotal: c.LettersTotal,
 		Host: c.Host, PID: c.PID, Version: c.Version, Time: c.Time.UTC(), Override: c.Override,
@@ -166,13 +179,30 @@ func (c Checkpoint) Record(topic, name string) (*kgo.Record, error) {
 			w.LastTx.CommitTime = &t
 		}
 	}
+	w.Rebased = c.Rebased
 	for _, k := range c.Parked {
 		w.V = parkedVersion
 		w.Parked = append(w.Parked, wireParked{
 			Hash: k.Hash, Timeline: k.Timeline, LSN: k.LSN.String(), Ordinal: k.Ordinal, Letters: k.Letters, Partition: k.Partition, Offset: k.Offset,
 		})
 	}
+	if r := c.Recovery; r != nil {
+		w.V = recoveryVersion
+		w.Recovery = &wireRecovery{ID: r.ID, Code: r.Code, Began: r.Began.UTC(), Rows: r.Rows, Letters: r.Letters}
+		if !r.At.IsZero() {
+			at := r.At.UTC()
+			w.Recovery.At = &at
+		}
+		if r.From.Timeline != 0 {
+			from := wirePositionOf(r.From)
+			w.Recovery.From = &from
+		}
+	}
 	return record(topic, name+laneSuffix, w)
+}
+
+func wirePositionOf(p Position) wirePosition {
+	return wirePosition{Timeline: p.Timeline, CommitLSN: p.CommitLSN.String(), EndLSN: p.EndLSN.String(), Ordinal: p.Ordinal}
 }
 
 // Record returns the barrier as the record to be produced to topic.
@@ -205,7 +235,7 @@ func Decode(rec *kgo.Record) (Checkpoint, error) {
 		Seq: w.Seq, SessionID: w.SessionID, SessionNo: w.SessionNo,
 		Pos: Position{Timeline: w.Pos.Timeline, Ordinal: w.Pos.Ordinal}, Source: Source(w.Source),
 		OptionsHash: w.OptionsHash, Rows: w.Rows, RowsTotal: w.RowsTotal, LettersTotal: w.DLQTotal,
-		Host: w.Host, PID: w.PID, Version: w.Version, Time: w.Time, Override: w.Override,
+		Host: w.Host, PID: w.PID, Version: w.Version, Time: w.Time, Override: w.Override, Rebased: w.Rebased,
 	}
 	var bad error
 	lsn := func(text string) pglogrepl.LSN {
@@ -229,6 +259,15 @@ func Decode(rec *kgo.Record) (Checkpoint, error) {
 		c.Parked = append(c.Parked, ParkedKey{
 			Hash: k.Hash, Timeline: k.Timeline, LSN: lsn(k.LSN), Ordinal: k.Ordinal, Letters: k.Letters, Partition: k.Partition, Offset: k.Offset,
 		})
+	}
+	if r := w.Recovery; r != nil {
+		c.Recovery = &Recovery{ID: r.ID, Code: r.Code, Began: r.Began, Rows: r.Rows, Letters: r.Letters}
+		if r.At != nil {
+			c.Recovery.At = *r.At
+		}
+		if r.From != nil {
+			c.Recovery.From = Position{Timeline: r.From.Timeline, CommitLSN: lsn(r.From.CommitLSN), EndLSN: lsn(r.From.EndLSN), Ordinal: r.From.Ordinal}
+		}
 	}
 	if bad != nil {
 		return Checkpoint{}, bad
@@ -255,6 +294,36 @@ func DecodeIntent(rec *kgo.Record) (Intent, error) {
 		return Intent{}, err
 	}
 	return Intent{Source: Source(w.Source), Time: w.Time}, nil
+}
+
+// Audit is what a recovery leaves behind for good: unlike the text in a
+// checkpoint, it has a key of its own, so compaction keeps it.
+type Audit struct {
+	ID       string   `json:"id"`
+	Code     string   `json:"code"`
+	Text     string   `json:"text"`     // what was done, for people
+	Accepted []string `json:"accepted"` // decisions of a person, as they were repeated
+	State    string   `json:"state"`    // begun, done or abandoned
+	From     string   `json:"from"`     // position before
+	To       string   `json:"to"`       // position after; empty until it is known
+	Rows     uint64   `json:"rows"`     // published in all
+	Letters  uint64   `json:"dlq"`      // dead letters among them
+	LeftOut  uint64   `json:"left_out"` // rows of which it is not known whether they were published
+	Host     string   `json:"host"`
+	PID      int      `json:"pid"`
+	Version  string   `json:"relay_version"`
+
+	Began time.Time `json:"began"`
+	Time  time.Time `json:"time"`
+}
+
+// Record returns the audit record as the record to be produced to topic.
+func (a Audit) Record(topic, name string) (*kgo.Record, error) {
+	a.Began, a.Time = a.Began.UTC(), a.Time.UTC()
+	return record(topic, name+auditInfix+a.ID, struct {
+		V int `json:"v"`
+		Audit
+	}{plainVersion, a})
 }
 
 // unmarshal reads the JSON and refuses a version that this program does not

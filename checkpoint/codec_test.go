@@ -69,7 +69,7 @@ func first() checkpoint.Checkpoint {
 // and the present format does not change by accident.
 func TestGolden(t *testing.T) {
 	t.Parallel()
-	for name, want := range map[string]checkpoint.Checkpoint{"v1-full": full(), "v1-cut": cut(), "v1-first": first(), "v2-parked": parked()} {
+	for name, want := range map[string]checkpoint.Checkpoint{"v1-full": full(), "v1-cut": cut(), "v1-first": first(), "v2-parked": parked(), "v3-recovery": recovering()} {
 		rec, err := want.Record(topic, "orders")
 		if err != nil {
 			t.Fatal(err)
@@ -193,7 +193,7 @@ func TestDecodeRefuses(t *testing.T) {
 	t.Parallel()
 	sound := string(read(t, "v1-full"))
 	for _, c := range []struct{ name, value, why string }{
-		{"a newer format", strings.Replace(sound, `"v":1`, `"v":3`, 1), "format version 3"},
+		{"a newer format", strings.Replace(sound, `"v":1`, `"v":4`, 1), "format version 4"},
 		{"no format", strings.Replace(sound, `"v":1`, `"w":1`, 1), "format version 0"},
 		{"a tombstone", "", "unexpected end"},
 		{"half a record", sound[:len(sound)/2], "unexpected end"},
@@ -209,7 +209,7 @@ func TestDecodeRefuses(t *testing.T) {
 			}
 		})
 	}
-	for _, v := range []string{"", "{}", `{"v":3}`, "[]"} {
+	for _, v := range []string{"", "{}", `{"v":4}`, "[]"} {
 		if _, err := checkpoint.DecodeBarrier(&kgo.Record{Value: []byte(v)}); err == nil {
 			t.Errorf("barrier %q was read", v)
 		}
@@ -303,4 +303,29 @@ func FuzzDecode(f *testing.F) {
 			t.Fatalf("not stable\n%s\n%s", once.Value, twice.Value)
 		}
 	})
+}
+
+// recovering is a checkpoint in the midst of a recovery, which began anew.
+func recovering() checkpoint.Checkpoint {
+	c := cut()
+	c.Rebased = true
+	c.Recovery = &checkpoint.Recovery{ID: "5b0e", Code: "OBX-3103", Began: noon, From: full().Pos, At: noon, Rows: 5, Letters: 2}
+	return c
+}
+
+// What a recovery leaves behind is no checkpoint, and has a key of its own.
+func TestAudit(t *testing.T) {
+	t.Parallel()
+	audit := checkpoint.Audit{
+		ID: "5b0e", Code: "OBX-3103", Text: "slot outbox_relay was lost", Accepted: []string{"unknown=3"}, State: "done",
+		From: "3:1/40", To: "3:2/0", Rows: 7, Letters: 1, LeftOut: 3, Host: "relay-1", PID: 99, Version: "1.0.0", Began: noon, Time: noon,
+	}
+	rec, err := audit.Record(topic, "orders")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if kind, _ := checkpoint.KindOf(rec.Key); string(rec.Key) != "outbox-orders/audit/5b0e" || kind != checkpoint.Unknown {
+		t.Errorf("key %s is of kind %d", rec.Key, kind)
+	}
+	golden(t, "v1-audit", rec.Value)
 }

@@ -6,11 +6,12 @@
 // alone. Kafka makes the events and the position atomic, so there is no step
 // "store the position" that could be forgotten, reordered or retried alone.
 //
-// Three keys live in that topic:
+// These keys live in that topic:
 //
 //	outbox-<name>/lane/0    the checkpoint
 //	outbox-<name>/session   the barrier, written once by every session
 //	outbox-<name>/init      the intent of `outbox-relay init`
+//	outbox-<name>/audit/…   what a recovery did, one for each
 //
 // Invariants, checked where a record is encoded and again where it is decoded:
 //

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -28,11 +29,22 @@ type State struct {
 	SessionNo  uint64  // highest session number seen
 }
 
+// reading is a State that is being put together.
+type reading struct {
+	State
+	// fork is what contradicts the history, until a checkpoint that says so
+	// begins another.
+	fork error
+}
+
 // Log reads the checkpoint topic of one relay.
 type Log struct {
 	Topic string
 	Name  string
 	Opts  []kgo.Opt // how to reach the cluster; no consumer options
+	// Tolerant takes a history that contradicts itself as it is: the newest
+	// record counts. It is for `recover`, which is called for that.
+	Tolerant bool
 }
 
 // Load reads the topic backwards in growing windows, each up to the barrier
@@ -75,7 +87,13 @@ func (l *Log) Load(ctx context.Context, session string, barrier int64) (State, *
 // Peek reads the state as it is now, without a barrier and without fencing
 // anybody. A commit that is under way may be missed: it is for people and for
 // init, never for deciding where to resume.
-func (l *Log) Peek(ctx context.Context) (State, error) {
+func (l *Log) Peek(ctx context.Context) (State, error) { return l.peek(ctx, firstWindow) }
+
+// PeekAll is Peek over the whole topic, for what only its beginning tells: the
+// intent of init.
+func (l *Log) PeekAll(ctx context.Context) (State, error) { return l.peek(ctx, math.MaxInt64) }
+
+func (l *Log) peek(ctx context.Context, window int64) (State, error) {
 	cl, err := kgo.NewClient(l.Opts...)
 	if err != nil {
 		return State{}, fmt.Errorf("open client for %s: %w", l.Topic, err)
@@ -96,7 +114,7 @@ func (l *Log) Peek(ctx context.Context) (State, error) {
 	if end.Offset == 0 {
 		return State{}, nil
 	}
-	for window := int64(firstWindow); ; window *= windowGrowth {
+	for ; ; window *= windowGrowth {
 		start := max(0, end.Offset-window)
 		t, err := l.tail(start)
 		if err != nil {
@@ -170,7 +188,7 @@ func (t *Tail) next(ctx context.Context) (*kgo.Record, Kind, error) {
 
 // readState folds records into a State until the stop function says so.
 func (t *Tail) readState(ctx context.Context, stop func(*kgo.Record, Kind) (bool, error)) (State, error) {
-	var st State
+	var st reading
 	for {
 		rec, kind, err := t.next(ctx)
 		if err != nil {
@@ -183,26 +201,31 @@ func (t *Tail) readState(ctx context.Context, stop func(*kgo.Record, Kind) (bool
 		if err != nil {
 			return State{}, fault.Wrap(err, fault.CheckpointCorrupt, "read %s", t.log.Topic)
 		}
+		if done && st.fork != nil && !t.log.Tolerant {
+			return State{}, st.fork
+		}
 		if done {
-			return st, nil
+			return st.State, nil
 		}
 	}
 }
 
-func (st *State) add(rec *kgo.Record, kind Kind, topic string) error {
+func (st *reading) add(rec *kgo.Record, kind Kind, topic string) error {
 	switch kind {
 	case Lane:
 		c, err := Decode(rec)
 		if err != nil {
 			return fault.Wrap(err, fault.CheckpointCorrupt, "read %s", topic)
 		}
-		if st.Last != nil && c.Seq <= st.Last.Seq {
-			return fault.New(fault.CheckpointForked, "checkpoint at offset %d of %s has seq %d, the one at offset %d before it has %d",
-				rec.Offset, topic, c.Seq, st.LastOffset, st.Last.Seq)
-		}
-		if st.Last != nil && c.Pos.Timeline == st.Last.Pos.Timeline && c.Pos.Compare(st.Last.Pos) < 0 {
-			return fault.New(fault.CheckpointForked, "checkpoint %d at offset %d of %s is at %s, %d before it was at %s",
-				c.Seq, rec.Offset, topic, c.Pos, st.Last.Seq, st.Last.Pos)
+		switch last := st.Last; {
+		case c.Rebased:
+			st.fork = nil
+		case last != nil && c.Seq <= last.Seq:
+			st.fork = fault.New(fault.CheckpointForked, "checkpoint at offset %d of %s has seq %d, the one at offset %d before it has %d",
+				rec.Offset, topic, c.Seq, st.LastOffset, last.Seq)
+		case last != nil && c.Pos.Timeline == last.Pos.Timeline && c.before(last):
+			st.fork = fault.New(fault.CheckpointForked, "checkpoint %d at offset %d of %s is at %s, %d before it was at %s",
+				c.Seq, rec.Offset, topic, c.Pos, last.Seq, last.Pos)
 		}
 		st.Last, st.LastOffset = &c, rec.Offset
 		st.SessionNo = max(st.SessionNo, c.SessionNo)

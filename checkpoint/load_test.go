@@ -298,3 +298,27 @@ func TestAwaitGoesOn(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// A contradiction that a person has decided about is history: what counts is
+// what the checkpoint says that begins anew. Whoever is to decide about it has
+// to be able to read it.
+func TestRebased(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	anew := at("c", 3, 9)
+	anew.Rebased, anew.Pos = true, checkpoint.Position{Timeline: 1, EndLSN: 1}
+	d.commit(d.record(at("a", 1, 5)))
+	d.commit(d.record(at("b", 2, 5)))
+	tolerant := d.log
+	tolerant.Tolerant = true
+	st, tail, err := tolerant.Load(within(t, 20*time.Second), "mine", d.commit(d.barrier("mine")))
+	if err != nil || st.Last.SessionID != "b" {
+		t.Fatalf("got %+v, %v", st.Last, err)
+	}
+	tail.Close()
+	d.commit(d.record(anew))
+	st, _ = d.load("yours", d.commit(d.barrier("yours")))
+	if st.Last == nil || !st.Last.Rebased || st.Last.Seq != 9 {
+		t.Errorf("got %+v", st.Last)
+	}
+}

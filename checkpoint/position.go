@@ -107,10 +107,33 @@ type Checkpoint struct {
 	// "accept-gap 0/10:0/20". Empty for an ordinary commit.
 	Override string
 
+	// Rebased says that the position need not lie behind the one before it: a
+	// person has told `recover` that the history is another one.
+	Rebased bool
+
+	// Recovery is there for as long as `recover` is under way. The position is
+	// then that of no stream: Ordinal counts what was published of the rows
+	// that no slot sends any more, and nobody may resume from it.
+	Recovery *Recovery
+
 	// Parked are the keys whose events are held back behind a dead letter.
 	// They are part of the checkpoint, not records of their own, so that one
 	// read finds both, however long the topic is.
 	Parked []ParkedKey
+}
+
+// Recovery is a recovery that was begun and has not ended.
+type Recovery struct {
+	ID    string    // of the run that began it
+	Code  string    // what it is for, such as OBX-3103
+	Began time.Time // by the clock of the host
+	// From is where the relay stood before, which an abandoned recovery goes
+	// back to. Its Timeline is 0 if nobody knew.
+	From Position
+	// At is when the relay last wrote a checkpoint of its own; zero: not known.
+	At time.Time
+	// Rows and Letters are the totals before it began.
+	Rows, Letters uint64
 }
 
 // ParkedKey is a key whose events become letters until the one that blocks it
@@ -131,6 +154,15 @@ type ParkedKey struct {
 	Offset    int64
 }
 
+// before tells whether c lies before last, on the same timeline. The ordinals of a
+// recovery are its own, and end with it.
+func (c *Checkpoint) before(last *Checkpoint) bool {
+	if last.Recovery != nil && c.Recovery == nil {
+		return c.Pos.EndLSN < last.Pos.EndLSN
+	}
+	return c.Pos.Compare(last.Pos) < 0
+}
+
 // validate holds on both sides of the codec.
 func (c *Checkpoint) validate() error {
 	switch {
@@ -142,12 +174,15 @@ func (c *Checkpoint) validate() error {
 		return fmt.Errorf("timeline is %d", c.Pos.Timeline)
 	case c.Pos.EndLSN == 0:
 		return errors.New("end_lsn is zero")
-	case c.Pos.Cut() && c.Pos.CommitLSN < c.Pos.EndLSN:
+	case c.Pos.Cut() && c.Pos.CommitLSN < c.Pos.EndLSN && c.Recovery == nil:
 		return fmt.Errorf("cut at %s before the end %s of its predecessor", c.Pos.CommitLSN, c.Pos.EndLSN)
 	case !c.Pos.Cut() && c.Pos.CommitLSN > c.Pos.EndLSN:
 		return fmt.Errorf("commit %s after its end %s", c.Pos.CommitLSN, c.Pos.EndLSN)
 	case c.Source.SystemID == "" || c.Source.Slot == "" || c.Source.Database == "":
 		return errors.New("source is incomplete")
+	}
+	if r := c.Recovery; r != nil && (r.ID == "" || r.Code == "" || r.Began.IsZero()) {
+		return errors.New("recovery is incomplete")
 	}
 	for _, k := range c.Parked {
 		if k.Hash == "" || k.LSN == 0 || k.Ordinal == 0 || k.Letters == 0 {

@@ -133,3 +133,21 @@ func TestHighWaterNewHistory(t *testing.T) {
 	}
 	w.awaitMetric("outbox_consumer_source_rewinds_total", nil, 1)
 }
+
+// A recovered record has a position of the recovery's own. Above the mark it is
+// like any other; below it, as after a restore, its identity decides.
+func TestHighWaterRecovered(t *testing.T) {
+	w := newWorld(t, 1)
+	recovered := h(outbox.HeaderRecovered, "2026-01-01T00:00:01.000000Z")
+	w.produce(event(0, "k", 5), event(0, "k", 9, recovered), event(0, "k", 7), event(0, "k", 2, recovered), event(0, "k", 2, recovered), event(0, "k", 3))
+	seen := newLog()
+	cfg := w.config()
+	cfg.Dedupe = consumer.HighWater
+	cfg.Handler = func(_ context.Context, ev consumer.Event) error { seen.add(ev); return nil }
+	w.start(cfg)
+	w.awaitCommitted(events, 0, 6)
+	if diff := cmp.Diff([]string{"5", "9", "2"}, texts(seen.all())); diff != "" {
+		t.Error(diff)
+	}
+	w.awaitMetric("outbox_consumer_skipped_total", map[string]string{"why": "high_water"}, 3)
+}

@@ -41,6 +41,7 @@ type Event struct {
 
 	group      string    // consumer group that a replay is meant for
 	replayOf   bool      // the record names the letter that it was
+	recovered  bool      // made from the table: its position is the recovery's own
 	replayedAt string    // tells one replay of an event from the next
 	failed     int       // attempts before this delivery, on the retry topic
 	firstAt    time.Time // of them

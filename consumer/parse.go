@@ -121,6 +121,8 @@ func (p *parser) parseReserved(h *kgo.RecordHeader, ev *Event) {
 		ev.Replayed, ev.replayedAt = true, view(h.Value)
 	case outbox.HeaderReplayOf:
 		ev.replayOf = true
+	case outbox.HeaderRecovered:
+		ev.recovered = true
 	case outbox.HeaderGroup:
 		ev.group = view(h.Value)
 	case HeaderFailed:

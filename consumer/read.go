@@ -175,6 +175,11 @@ func (c *Consumer) admit(ev *Event, chunk *chunk, i int, t *tally) bool {
 	chunk.marks[i] = m
 	switch v {
 	case stale:
+		// A recovery after a restore or a move has positions of a new history, and
+		// cannot say when its rows were committed.
+		if ev.recovered && p.replays.add(ev.Identity()) {
+			return true
+		}
 		t.skipped[skipHighWater]++
 		return false
 	case rewound:

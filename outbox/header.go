@@ -27,6 +27,7 @@ const (
 	HeaderReplayOf  = "outbox.dlq.replay_of" // id of the letter that was replayed, only on such a record
 	HeaderAttempts  = "outbox.dlq.attempts"  // how often the event has become a dead letter, decimal; on letters, and on replays so that counting goes on
 	HeaderGroup     = "outbox.dlq.group"     // consumer group that failed; on its letters, and on replays that are meant for it alone
+	HeaderRecovered = "outbox.recovered_at"  // time of the recovery, only on a record that `recover` made from the table: outbox.xid and outbox.commit_ts are not known then, and outbox.lsn is the recovery's own
 	// HeaderCheckpoint is the sequence number of the checkpoint in the same
 	// Kafka transaction, decimal. It is the last header of every record,
 	// because it is the only one known after the rest of the record is built.

@@ -38,6 +38,9 @@ type Config struct {
 	Reach func(context.Context) error
 	// Patience is how long no answers may come until then; 0 is 5 s.
 	Patience time.Duration
+	// Tolerant reads a history of checkpoints that contradicts itself; see
+	// checkpoint.Log.
+	Tolerant bool
 	// Alive is asked around fencing: is the slot still ours? A session that
 	// has lost it must not fence the one that has it. nil: always.
 	Alive func(context.Context) error
@@ -129,7 +132,7 @@ func (p *Producer) start(ctx context.Context, s *Session, opts []kgo.Opt) error 
 			return err
 		}
 	}
-	log := checkpoint.Log{Topic: p.cfg.CheckpointTopic, Name: p.cfg.Name, Opts: opts}
+	log := checkpoint.Log{Topic: p.cfg.CheckpointTopic, Name: p.cfg.Name, Opts: opts, Tolerant: p.cfg.Tolerant}
 	s.State, p.tail, err = log.Load(rctx, s.ID, offset)
 	if err != nil {
 		return kafka.Classify("load checkpoint", err)

@@ -17,6 +17,9 @@ type OriginFacts struct {
 	XID        uint32
 	CommitTime time.Time
 	Source     string // <database>/<slot>
+	// Recovered is when a row was read from the table instead of the stream;
+	// zero otherwise. XID and CommitTime are then not known, and not written.
+	Recovered time.Time
 }
 
 // Origin holds what all records of one source transaction share, in the form
@@ -24,10 +27,12 @@ type OriginFacts struct {
 type Origin struct {
 	OriginFacts
 	now  time.Time
-	tail [tailLength]kgo.RecordHeader
+	tail []kgo.RecordHeader
 }
 
-// Places in the tail. The checkpoint is last, because Stamp looks for it
+// Places in the tail of a row of the stream. The first two are the same in that
+// of a row that was recovered, and so are the last two, which tailLength less
+// the place is from the end. The checkpoint is last, because Stamp looks for it
 // there; the row's own created_at is put before it where it is needed.
 const (
 	tailLSN = iota
@@ -47,9 +52,9 @@ const timeFormat = "2006-01-02T15:04:05.000000Z07:00"
 // NewOrigin prepares a transaction's headers. now is the time that the
 // timestamps of its records are clamped to.
 func NewOrigin(f OriginFacts, now time.Time) *Origin {
-	o := &Origin{OriginFacts: f, now: now}
-	set := func(place int, name string, value []byte) {
-		o.tail[place] = kgo.RecordHeader{Key: name, Value: value[:len(value):len(value)]}
+	o := &Origin{OriginFacts: f, now: now, tail: make([]kgo.RecordHeader, 0, tailLength)}
+	add := func(name string, value []byte) {
+		o.tail = append(o.tail, kgo.RecordHeader{Key: name, Value: value[:len(value):len(value)]})
 	}
 	// One array for all values; what outgrows it moves by itself.
 	buf := make([]byte, 0, 128)
@@ -58,14 +63,18 @@ func NewOrigin(f OriginFacts, now time.Time) *Origin {
 		buf = grown
 		return value
 	}
-	set(tailLSN, outbox.HeaderLSN, cut(appendLSN(buf, f.CommitLSN)))
-	set(tailSeq, outbox.HeaderSeq, nil)
-	set(tailXID, outbox.HeaderXID, cut(strconv.AppendUint(buf, uint64(f.XID), 10)))
-	set(tailCommitTS, outbox.HeaderCommitTS, cut(f.CommitTime.UTC().AppendFormat(buf, timeFormat)))
-	set(tailSource, outbox.HeaderSource, view(f.Source))
-	set(tailTimeline, outbox.HeaderTimeline, cut(strconv.AppendInt(buf, int64(f.Timeline), 10)))
-	set(tailOrdinal, outbox.HeaderOrdinal, nil)
-	set(tailCheckpoint, outbox.HeaderCheckpoint, nil)
+	add(outbox.HeaderLSN, cut(appendLSN(buf, f.CommitLSN)))
+	add(outbox.HeaderSeq, nil)
+	if f.Recovered.IsZero() {
+		add(outbox.HeaderXID, cut(strconv.AppendUint(buf, uint64(f.XID), 10)))
+		add(outbox.HeaderCommitTS, cut(f.CommitTime.UTC().AppendFormat(buf, timeFormat)))
+	} else {
+		add(outbox.HeaderRecovered, cut(f.Recovered.UTC().AppendFormat(buf, timeFormat)))
+	}
+	add(outbox.HeaderSource, view(f.Source))
+	add(outbox.HeaderTimeline, cut(strconv.AppendInt(buf, int64(f.Timeline), 10)))
+	add(outbox.HeaderOrdinal, nil)
+	add(outbox.HeaderCheckpoint, nil)
 	return o
 }
 

@@ -134,7 +134,7 @@ func (r *Router) timestamp(o *Origin, created time.Time) (time.Time, bool) {
 
 // headers writes the headers in their public order; see package outbox.
 func (r *Router) headers(out *kgo.Record, o *Origin, rec *outbox.Record, ord, seq uint64, clamped bool) error {
-	n := 5 + len(rec.Headers) + tailLength
+	n := 5 + len(rec.Headers) + len(o.tail)
 	if rec.SchemaVersion != "" {
 		n++
 	}
@@ -178,11 +178,12 @@ func (r *Router) headers(out *kgo.Record, o *Origin, rec *outbox.Record, ord, se
 		at += len(rec.Headers)
 	}
 
-	copy(h[at:], o.tail[:])
+	copy(h[at:], o.tail)
+	ordinal := at + len(o.tail) - (tailLength - tailOrdinal)
 	h[at+tailSeq].Value = r.slabs.decimal(seq)
-	h[at+tailOrdinal].Value = h[at+tailSeq].Value
+	h[ordinal].Value = h[at+tailSeq].Value
 	if ord != seq {
-		h[at+tailOrdinal].Value = r.slabs.decimal(ord)
+		h[ordinal].Value = r.slabs.decimal(ord)
 	}
 	if clamped {
 		h[n-1] = h[n-2] // the checkpoint stays last

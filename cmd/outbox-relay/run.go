@@ -32,6 +32,7 @@ type grammar struct {
 	Slot       slotCmd       `cmd:"" help:"Look at replication slots, and change them."`
 	Schema     schemaCmd     `cmd:"" help:"Print or make the outbox table alone."`
 	Cleanup    cleanupCmd    `cmd:"" help:"Remove rows that are in Kafka and old; make and drop partitions."`
+	Recover    recoverCmd    `cmd:"" help:"Bring a relay back whose slot or checkpoint is lost, with every row that is still there."`
 	Checkpoint checkpointCmd `cmd:"" help:"Look at the relay's position in Kafka."`
 	Config     configCmd     `cmd:"" help:"Look at the settings."`
 	Probe      probeCmd      `cmd:"" help:"Ask a relay on this host how it is, as a health check."`

@@ -126,6 +126,8 @@ type audit struct {
 	// undecided: what lies between checkpoint and snapshot could not be read,
 	// so a row that is not found may still come.
 	undecided bool
+
+	search *searching // of Find; nil in a comparison
 }
 
 func (a *audit) progress(step string, done, total int64) {

@@ -27,6 +27,19 @@ func (a *audit) compare(ctx context.Context) error {
 	for _, t := range a.all() {
 		names[t.log] = t.name
 	}
+	err := a.eachID(ctx, func(all []entry) error {
+		a.judge(all, names)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	a.total()
+	return nil
+}
+
+// eachID calls do with everything that has one id, id after id.
+func (a *audit) eachID(ctx context.Context, do func([]entry) error) error {
 	var done int64
 	for i := range buckets {
 		if ctx.Err() != nil {
@@ -45,11 +58,18 @@ func (a *audit) compare(ctx context.Context) error {
 			for n < len(all) && all[n].id == all[0].id {
 				n++
 			}
-			a.judge(all[:n], names)
+			if err := do(all[:n]); err != nil {
+				return err
+			}
 			all, done = all[n:], done+int64(n)
 		}
 		a.progress("compare", done, a.store.entries)
 	}
+	return nil
+}
+
+// total sums up what the topics hold.
+func (a *audit) total() {
 	for _, t := range a.all() {
 		a.report.Topics = append(a.report.Topics, t.counts)
 		a.report.Events += t.counts.Events
@@ -58,7 +78,6 @@ func (a *audit) compare(ctx context.Context) error {
 		a.report.ConsumerLetters += t.counts.ConsumerLetters
 		a.report.Foreign += t.counts.Foreign
 	}
-	return nil
 }
 
 // judge decides about everything that has one id.

@@ -39,6 +39,13 @@ func (a *audit) readTopics(ctx context.Context) error {
 			a.topics[name] = &topic{name: name, log: uint32(len(a.topics) + 1)}
 		}
 	}
+	if a.search != nil {
+		for _, name := range a.search.Topics {
+			if a.topics[name] == nil && name != a.cfg.Letters {
+				a.topics[name] = &topic{name: name, log: uint32(len(a.topics) + 1)}
+			}
+		}
+	}
 	a.letters = &topic{name: a.cfg.Letters}
 	a.byHash = map[uint64]*topic{}
 	for _, t := range a.topics {
@@ -304,6 +311,7 @@ func (a *audit) event(t *topic, b *bounds, rec *kgo.Record) *entry {
 	if p.Timeline == a.cfg.Timeline && p.LSN >= a.snapshot {
 		e.flags |= newer
 	}
+	a.search.saw(e, p, rec.Headers)
 	// A relay writes to a partition in the order of the commits, so the order of
 	// each key is that of the partition. Each record is held against the one
 	// before it, not against the highest: one that is out of place counts once.
@@ -345,6 +353,7 @@ func (a *audit) letter(rec *kgo.Record) *entry {
 		if p.Timeline == a.cfg.Timeline && p.LSN >= a.snapshot {
 			e.flags |= newer
 		}
+		a.search.saw(e, p, rec.Headers)
 	}
 	return e
 }

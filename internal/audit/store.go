@@ -127,6 +127,7 @@ const (
 	noKey                    // letter: so was the key
 	noHeaders                // letter: not all headers are there
 	hasPartition             // row: asks for a partition
+	gone                     // event: of a part of the history that the database no longer has
 )
 
 // entry is one side of a comparison.
@@ -139,7 +140,7 @@ type entry struct {
 
 	created   int64 // row: Unix microseconds; 0 is not known
 	partition int32 // row: what it asks for, else the hash of its key; record: where it is
-	offset    int64 // record
+	offset    int64 // record; row: its number in the order of reading, from 0
 	log       uint32
 	place     place // event
 	before    place // event that is late: the one it should stand behind
@@ -167,7 +168,7 @@ func (e *entry) append(b []byte) []byte {
 	}
 	b = binary.AppendVarint(b, int64(e.partition))
 	if e.kind == kindRow {
-		return binary.AppendVarint(b, e.created)
+		return binary.AppendVarint(binary.AppendVarint(b, e.created), e.offset)
 	}
 	b = binary.AppendVarint(b, e.offset)
 	b = binary.AppendUvarint(b, uint64(e.log))
@@ -205,7 +206,7 @@ func parseEntries(data []byte) ([]entry, error) {
 			}
 			e.partition = int32(p.varint())
 			if e.kind == kindRow {
-				e.created = p.varint()
+				e.created, e.offset = p.varint(), p.varint()
 			} else {
 				e.offset, e.log = p.varint(), uint32(p.uvarint())
 				if e.has(late) {

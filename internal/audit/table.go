@@ -93,6 +93,7 @@ func (a *audit) readRows(ctx context.Context, tx pgx.Tx, total int64) error {
 		if err != nil {
 			return err
 		}
+		e.offset = a.report.Rows
 		if err := a.store.add(e); err != nil {
 			return fault.Wrap(err, fault.Runtime, "write a temporary file")
 		}
@@ -131,6 +132,9 @@ func (a *audit) selection() string {
 	b.WriteString(" FROM " + a.cfg.Table.SQL())
 	if !a.cfg.Since.IsZero() {
 		b.WriteString(" WHERE " + pgx.Identifier{a.cfg.Columns.CreatedAt}.Sanitize() + " >= $1::timestamptz")
+	}
+	if a.search != nil {
+		b.WriteString(" " + a.search.Order)
 	}
 	return b.String()
 }

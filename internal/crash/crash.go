@@ -24,9 +24,21 @@ const (
 	LetterAdded     = "letter-added"     // a dead letter is in the open transaction
 	DrainStarted    = "drain-started"    // SIGTERM seen, group still open
 	DrainDone       = "drain-done"       // last commit done, CopyDone not sent
+
+	// The points of `recover`, which passes those of a session as well.
+	RecoverySlotDropped = "recovery-slot-dropped" // the lost slot is gone, there is no new one
+	RecoverySlotMade    = "recovery-slot-made"    // the new one is there, and Kafka does not know
+	RecoveryBegun       = "recovery-begun"        // the checkpoint says that a recovery is under way
+	RecoveryGroup       = "recovery-group"        // a group of rows was read back
+	RecoveryEnded       = "recovery-ended"        // the last checkpoint was read back
 )
 
-// Points lists every point, for tests that visit them all.
+// RecoveryPoints lists those of `recover`.
+func RecoveryPoints() []string {
+	return []string{RecoverySlotDropped, RecoverySlotMade, RecoveryBegun, RecoveryGroup, RecoveryEnded}
+}
+
+// Points lists every point of a session, for tests that visit them all.
 func Points() []string {
 	return []string{
 		SlotAcquired, ProducerFenced, BarrierWritten, GroupOpen, CheckpointAdded, BeforeEnd, AfterEnd,

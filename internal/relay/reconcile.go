@@ -67,6 +67,10 @@ func reconcile(st replication.State, sess sink.Session, accept *Gap) (start, err
 		return start{}, fault.New(fault.CheckpointMissing, "slot %s is at %s and the checkpoint topic holds nothing for it", st.Slot.Name, st.Slot.ConfirmedLSN)
 	}
 	c := *sess.State.Last
+	if c.Recovery != nil {
+		return start{}, fault.New(fault.RecoveryUnderWay, "recovery %s for %s was begun at %s; checkpoint %d is inside of it",
+			c.Recovery.ID, c.Recovery.Code, c.Recovery.Began.Format("2006-01-02 15:04:05Z07:00"), c.Seq)
+	}
 	if err := sameSource(c, st, sess); err != nil {
 		return start{}, err
 	}
@@ -116,7 +120,7 @@ func acceptGap(c *checkpoint.Checkpoint, st replication.State, accept *Gap) (str
 	switch {
 	case accept == nil:
 		return "", fault.New(fault.Gap, "slot %s is at %s, %d bytes ahead of checkpoint %d at %s",
-			st.Slot.Name, f, int64(f-c.Pos.EndLSN), c.Seq, c.Pos.EndLSN).WithFix("outbox-relay serve --accept-gap %s gives up the rows of exactly that range", gap)
+			st.Slot.Name, f, int64(f-c.Pos.EndLSN), c.Seq, c.Pos.EndLSN).WithFix("outbox-relay recover publishes the rows of that range from the table; outbox-relay serve --accept-gap %s gives up exactly that range", gap)
 	case *accept != gap:
 		return "", fault.New(fault.GapMismatch, "--accept-gap %s, but the gap is %s", *accept, gap)
 	}

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"time"
 
@@ -100,6 +101,10 @@ type Relay struct {
 	// AcceptGap is the override for a gap, or nil. It serves once.
 	AcceptGap *Gap
 
+	// Refill publishes rows that no slot sends any more, in place of the stream;
+	// Run then returns nil when it is done. nil: the relay streams.
+	Refill Refill
+
 	// OnCommit is told each Kafka transaction whose checkpoint was read back and
 	// confirmed, by the goroutine that is to begin the next one: it returns at
 	// once. May be nil.
@@ -167,6 +172,10 @@ func (r *Relay) Run(ctx context.Context) error {
 	r.Metrics.limits(r.Limits)
 	for {
 		err := r.session(ctx, hard)
+		if errors.Is(err, ErrRefilled) {
+			r.state(Stopped, nil)
+			return nil
+		}
 		if ctx.Err() != nil {
 			r.state(Stopped, nil)
 			if err != nil {

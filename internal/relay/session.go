@@ -85,6 +85,9 @@ func (s *session) run(ctx, soft context.Context) error {
 		return err
 	}
 	defer s.sink.Close()
+	if s.Refill != nil {
+		return s.refill(ctx, soft)
+	}
 	st := s.src.State()
 	accept := s.AcceptGap
 	if s.accepted {
@@ -221,7 +224,7 @@ func (s *session) next(c checkpoint.Checkpoint, st replication.State) checkpoint
 		SystemID: st.SystemID, Database: st.Database, Slot: st.Slot.Name, Publication: s.Publication,
 		ClusterID: s.info.ClusterID, TopicID: s.info.TopicID,
 	}
-	c.OptionsHash, c.Override = st.OptionsHash, ""
+	c.OptionsHash, c.Override, c.Rebased = st.OptionsHash, "", false
 	c.Host, c.PID, c.Version = host, os.Getpid(), s.Version
 	return c
 }

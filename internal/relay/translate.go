@@ -22,6 +22,8 @@ type TranslatorConfig struct {
 	Columns     outbox.Columns
 	Router      sink.RouterConfig // Limit and Partitions are set from the session's catalog
 	LetterTopic string
+	// Recovered says that the rows are read from the table, not from a stream.
+	Recovered bool
 	// Retry is when letters that may heal by themselves are tried again.
 	Retry dlq.Schedule
 }
@@ -69,9 +71,11 @@ func (t *Translator) Translate(ctx context.Context, tx *replication.Tx, dst []*k
 	}
 	if t.origin == nil || t.commit != uint64(tx.CommitLSN) {
 		t.commit = uint64(tx.CommitLSN)
-		t.origin = sink.NewOrigin(sink.OriginFacts{
-			CommitLSN: tx.CommitLSN, Timeline: t.tli, XID: tx.XID, CommitTime: tx.CommitTime, Source: t.source,
-		}, time.Now())
+		facts := sink.OriginFacts{CommitLSN: tx.CommitLSN, Timeline: t.tli, XID: tx.XID, CommitTime: tx.CommitTime, Source: t.source}
+		if t.cfg.Recovered {
+			facts.Recovered = time.Now()
+		}
+		t.origin = sink.NewOrigin(facts, time.Now())
 	}
 	var letters uint64
 	for i := range tx.Rows {

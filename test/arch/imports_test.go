@@ -42,6 +42,9 @@ var allowed = map[string][]string{
 	"internal/slots":     {"replication", "checkpoint", "internal/fault"},
 	"internal/status":    {"replication", "checkpoint", "internal/slots", "internal/fault"},
 	"internal/cleanup":   {"replication", "outbox", "internal/fault"},
+	"internal/recovery": {
+		"replication", "outbox", "sink", "checkpoint", "dlq", "internal/audit", "internal/provision", "internal/relay", "internal/kafka", "internal/fault", "internal/crash",
+	},
 	"internal/preflight": {"internal/kafka", "internal/fault"},
 	"internal/doctor": {
 		"internal/config", "internal/fault", "internal/kafka", "internal/relay", "replication", "checkpoint", "sink", "outbox", "dlq", "internal/preflight",
