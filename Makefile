@@ -64,8 +64,8 @@ lint: ## formatting, vet, staticcheck, import directions
 	$(GO) test -count=1 ./test/arch
 	$(GO) mod verify
 
-docs: ## write docs/errors.md and docs/config.md from the code
-	$(GO) test -count=1 -run 'Page$$' ./internal/fault ./internal/config ./internal/doctor -update
+docs: ## write the pages that come from the code
+	$(GO) test -count=1 -run 'Page$$$$' ./internal/fault ./internal/config ./internal/doctor ./cmd/outbox-relay -update
 
 fmt: ## format the code
 	$(TOOL) gofumpt -w .

@@ -7,7 +7,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	dto "github.com/prometheus/client_model/go"
-	"github.com/prometheus/common/expfmt"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -23,21 +22,17 @@ var bareNames = [...]string{
 	"kafka_producer_init_failures",
 }
 
-// MetricsHandler serves a gatherer in whatever format the scraper asks for. To
-// the classic text format it adds the bare names, untyped, read from the
-// counters themselves so that the two cannot differ. In OpenMetrics the bare
-// name would be a second family of one name, so it is left out there.
-func MetricsHandler(g prometheus.Gatherer) http.Handler {
-	opts := promhttp.HandlerOpts{EnableOpenMetrics: true, ErrorHandling: promhttp.ContinueOnError}
-	plain := promhttp.HandlerFor(g, opts)
-	aliased := promhttp.HandlerFor(withBareNames(g), opts)
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if expfmt.NegotiateAccept(r.Header, expfmt.DefaultOpenMetricsAcceptedFormats()...).FormatType() == expfmt.TypeTextPlain {
-			aliased.ServeHTTP(w, r)
-			return
-		}
-		plain.ServeHTTP(w, r)
-	})
+// MetricsHandler serves a gatherer. With bare, the names above are there too,
+// untyped, read from the counters themselves so that the two cannot differ, and
+// the answer is the classic text or protobuf whatever the scraper prefers: in
+// OpenMetrics, which a Prometheus asks for by default, a bare name would be a
+// second family of one name, and who looks for it in Prometheus would not find
+// it. Without, OpenMetrics is offered.
+func MetricsHandler(g prometheus.Gatherer, bare bool) http.Handler {
+	if bare {
+		g = withBareNames(g)
+	}
+	return promhttp.HandlerFor(g, promhttp.HandlerOpts{EnableOpenMetrics: !bare, ErrorHandling: promhttp.ContinueOnError})
 }
 
 // withBareNames adds the bare families to what is gathered.
@@ -47,7 +42,7 @@ func withBareNames(g prometheus.Gatherer) prometheus.Gatherer {
 		for _, f := range families {
 			for _, name := range bareNames {
 				if f.GetType() == dto.MetricType_COUNTER && f.GetName() == name+"_total" {
-					families = append(families, bare(name, f))
+					families = append(families, alias(name, f))
 				}
 			}
 		}
@@ -55,7 +50,7 @@ func withBareNames(g prometheus.Gatherer) prometheus.Gatherer {
 	})
 }
 
-func bare(name string, counter *dto.MetricFamily) *dto.MetricFamily {
+func alias(name string, counter *dto.MetricFamily) *dto.MetricFamily {
 	f := &dto.MetricFamily{
 		Name: proto.String(name),
 		Help: proto.String(strings.TrimSuffix(counter.GetHelp(), ".") + ". Same as " + counter.GetName() + "."),

@@ -1,12 +1,14 @@
 package health
 
 import (
+	"context"
 	"net/http"
 	"strings"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 )
@@ -32,9 +34,9 @@ func registry() *prometheus.Registry {
 	return reg
 }
 
-func scrape(t *testing.T, accept string) (body string, families map[string]bool) {
+func scrape(t *testing.T, bare bool, accept string) (body string, families map[string]bool) {
 	t.Helper()
-	srv := New(Config{}, about, NewState(), nil, registry())
+	srv := New(Config{BareNames: bare}, about, NewState(), map[string]Check{"lag": func(context.Context) Result { return Result{Status: Warn} }}, registry())
 	code, body := get(t, srv, "/metrics", "Accept", accept)
 	if code != http.StatusOK {
 		t.Fatalf("%d: %s", code, body)
@@ -48,16 +50,19 @@ func scrape(t *testing.T, accept string) (body string, families map[string]bool)
 	return body, families
 }
 
+// prometheusAccepts is what Prometheus 2 and 3 ask for when nothing is set.
+const prometheusAccepts = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+
 func TestClassicTextHasTheBareNames(t *testing.T) {
 	t.Parallel()
-	for _, accept := range []string{"", "text/plain", "*/*", "text/plain;version=0.0.4;q=0.5"} {
-		body, families := scrape(t, accept)
+	for _, accept := range []string{"", "text/plain", "*/*", "text/plain;version=0.0.4;q=0.5", prometheusAccepts} {
+		body, families := scrape(t, true, accept)
 		for _, name := range bareNames {
 			if !families[name+" untyped"] || !families[name+"_total counter"] {
 				t.Errorf("%q: %s or its counter is missing:\n%s", accept, name, body)
 			}
 		}
-		for _, sample := range []string{"kafka_connections 0\n", "kafka_outbox_published 2\n", "kafka_outbox_published_total 2\n", `kafka_connection_errors{type="dial"} 7` + "\n", `kafka_connection_errors{type="tls"} 0` + "\n"} {
+		for _, sample := range []string{"kafka_connections 0\n", "kafka_outbox_published 2\n", "kafka_outbox_published_total 2\n", `kafka_connection_errors{type="dial"} 7` + "\n", `kafka_connection_errors{type="tls"} 0` + "\n", `outbox_health_check_status{check="lag",status="warn"} 1` + "\n", `outbox_health_check_status{check="lag",status="pass"} 0` + "\n", `outbox_health_check_status{check="relay",status="warn"} 1` + "\n"} {
 			if !strings.Contains(body, "\n"+sample) {
 				t.Errorf("%q: no sample %q in\n%s", accept, sample, body)
 			}
@@ -78,8 +83,8 @@ func TestClassicTextHasTheBareNames(t *testing.T) {
 
 func TestOpenMetricsHasOneFamilyPerName(t *testing.T) {
 	t.Parallel()
-	for _, accept := range []string{"application/openmetrics-text;version=1.0.0", "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"} {
-		body, families := scrape(t, accept)
+	for _, accept := range []string{"application/openmetrics-text;version=1.0.0", prometheusAccepts} {
+		body, families := scrape(t, false, accept)
 		for _, name := range bareNames {
 			if !families[name+" counter"] || strings.Count(body, "# TYPE "+name+" ") != 1 || strings.Contains(body, "\n"+name+" ") {
 				t.Errorf("%q: %s:\n%s", accept, name, body)
@@ -95,8 +100,25 @@ func TestOpenMetricsHasOneFamilyPerName(t *testing.T) {
 // be worse than none.
 func TestNoCounterNoBareName(t *testing.T) {
 	t.Parallel()
-	srv := New(Config{}, about, NewState(), nil, prometheus.NewRegistry())
+	srv := New(Config{BareNames: true}, about, NewState(), nil, prometheus.NewRegistry())
 	if _, body := get(t, srv, "/metrics"); strings.Contains(body, "kafka_") {
 		t.Error(body)
+	}
+}
+
+// A Prometheus that takes native histograms asks for protobuf first.
+func TestProtobufHasTheBareNames(t *testing.T) {
+	t.Parallel()
+	srv := New(Config{BareNames: true}, about, NewState(), nil, registry())
+	_, body := get(t, srv, "/metrics", "Accept", "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited,text/plain;version=0.0.4;q=0.3")
+	dec := expfmt.NewDecoder(strings.NewReader(body), expfmt.NewFormat(expfmt.TypeProtoDelim))
+	for n := 0; ; n++ {
+		var f dto.MetricFamily
+		if err := dec.Decode(&f); err != nil {
+			t.Fatalf("kafka_connections is not among %d families: %v", n, err)
+		}
+		if f.GetName() == "kafka_connections" {
+			return
+		}
 	}
 }

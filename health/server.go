@@ -41,7 +41,9 @@ func New(cfg Config, about About, state *State, byName map[string]Check, gathere
 	s.mux.HandleFunc("GET /startupz", s.startupz)
 	s.mux.HandleFunc("GET /api/health", s.health)
 	if gatherer != nil {
-		s.mux.Handle("GET /metrics", MetricsHandler(gatherer))
+		own := prometheus.NewRegistry()
+		own.MustRegister(newCheckGauges(s))
+		s.mux.Handle("GET /metrics", MetricsHandler(prometheus.Gatherers{gatherer, own}, cfg.BareNames))
 	}
 	return s
 }

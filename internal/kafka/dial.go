@@ -64,6 +64,7 @@ type dialler struct {
 	tls     *TLS // nil: plaintext
 	timeout time.Duration
 	final   bool
+	metrics *Metrics
 }
 
 // dial implements the function that the client library dials with. The files
@@ -81,6 +82,7 @@ func (d dialler) dial(ctx context.Context, network, addr string) (net.Conn, erro
 		if cfg, err = d.tls.config(); err != nil {
 			return nil, &tlsFileError{err: err}
 		}
+		d.metrics.ownCertificates(d.tls, cfg)
 	}
 	raw, err := (&net.Dialer{Deadline: deadline}).DialContext(ctx, network, addr)
 	if err != nil {
@@ -91,6 +93,7 @@ func (d dialler) dial(ctx context.Context, network, addr string) (net.Conn, erro
 		return &conn{Conn: raw, deadline: deadline, info: e}, nil
 	}
 	enc, err := e.handshake(ctx, raw, cfg, deadline)
+	d.metrics.brokerCertificates(addr, enc, err)
 	if err != nil {
 		raw.Close()
 		e.stage, e.err = handshaking, err
@@ -102,7 +105,7 @@ func (d dialler) dial(ctx context.Context, network, addr string) (net.Conn, erro
 // handshake notes whether the broker asks for a client certificate: with TLS
 // 1.3 it says only after the handshake that it did not like the answer, and
 // some say it by hanging up.
-func (e *connError) handshake(ctx context.Context, raw net.Conn, cfg *tls.Config, deadline time.Time) (net.Conn, error) {
+func (e *connError) handshake(ctx context.Context, raw net.Conn, cfg *tls.Config, deadline time.Time) (*tls.Conn, error) {
 	host, _, err := net.SplitHostPort(e.addr)
 	if err != nil {
 		return nil, err
@@ -126,7 +129,7 @@ func (e *connError) handshake(ctx context.Context, raw net.Conn, cfg *tls.Config
 	}
 	enc := tls.Client(raw, cfg)
 	if err := enc.HandshakeContext(ctx); err != nil {
-		return nil, err
+		return enc, err
 	}
 	return enc, raw.SetDeadline(time.Time{})
 }

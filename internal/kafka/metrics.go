@@ -3,6 +3,7 @@ package kafka
 import (
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -18,8 +19,11 @@ type Metrics struct {
 	connections prometheus.Counter
 	errors      *prometheus.CounterVec
 
-	mu   sync.Mutex
-	live map[string]*kprom.Metrics // by role: the client opened last
+	certificate *prometheus.Desc
+
+	mu     sync.Mutex
+	live   map[string]*kprom.Metrics // by role: the client opened last
+	expiry map[string]time.Time      // of certificates, by name
 }
 
 // errorTypes is every value of the label "type".
@@ -40,7 +44,10 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "kafka_connection_errors_total",
 			Help: "Connections to brokers that failed, by what was wrong.",
 		}, []string{"type"}),
-		live: make(map[string]*kprom.Metrics),
+		certificate: prometheus.NewDesc("outbox_tls_certificate_expiry_timestamp_seconds",
+			"When a certificate ends, or the first of a chain: of the own files as read for the newest connection, and of brokers, by address, as shown at the last handshake.",
+			[]string{"name"}, nil),
+		live: make(map[string]*kprom.Metrics), expiry: make(map[string]time.Time),
 	}
 	for _, t := range errorTypes {
 		m.errors.WithLabelValues(t)
@@ -105,10 +112,14 @@ func (m *Metrics) hooks(role string) []kgo.Hook {
 // Describe sends nothing: what is collected depends on the clients that live.
 func (m *Metrics) Describe(chan<- *prometheus.Desc) {}
 
-// Collect forwards the figures of the living clients.
+// Collect tells when certificates end and forwards the figures of the living
+// clients.
 func (m *Metrics) Collect(out chan<- prometheus.Metric) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	for name, at := range m.expiry {
+		out <- prometheus.MustNewConstMetric(m.certificate, prometheus.GaugeValue, float64(at.Unix()), name)
+	}
 	for _, k := range m.live {
 		in := make(chan prometheus.Metric)
 		go func() { defer close(in); k.Collect(in) }()

@@ -42,7 +42,7 @@ func (c *Config) Options(role string, log zerolog.Logger, m *Metrics) ([]kgo.Opt
 		kgo.ProducerBatchCompression(codec),
 		kgo.WithLogger(newLogger(log.With().Str("component", "kafka").Str("role", role).Logger())),
 	}
-	d := dialler{timeout: c.connectionTimeout(), final: c.Once}
+	d := dialler{timeout: c.connectionTimeout(), final: c.Once, metrics: m}
 	if on, _ := c.TLSEnabled(); on {
 		d.tls = &c.TLS
 	}
