@@ -34,11 +34,11 @@ test: ## unit tests, then real Postgres and real Kafka (about 15 minutes on two 
 	  sort -u "$$OUTBOX_TEST_SKIPPED" | sed 's/^[^ ]*: //' | sort | uniq -c; fi
 
 unit: ## tests that need no server; Postgres is used where it is found
-	$(GO) test $(RACE) -timeout 10m $(PACKAGES) ./test/arch ./test/docs
+	$(GO) test $(RACE) -timeout 10m $(PACKAGES) ./test/arch ./test/docs ./test/monitor
 
 # Never from the cache: Go does not see that the relay under test has changed.
 real: ## delivery claims on real Postgres and real Apache Kafka
-	OUTBOX_TEST_REAL=1 $(GO) test $(RACE) -count=1 -p 1 -timeout 25m ./test/harness ./test/load ./test/e2e ./test/chaos ./test/ha ./test/page
+	OUTBOX_TEST_REAL=1 $(GO) test $(RACE) -count=1 -p 1 -timeout 25m ./test/harness ./test/load ./test/e2e ./test/chaos ./test/ha ./test/page ./test/monitor
 
 chaos: ## long faults: 200 SIGKILLs, 50 of a replay, 50 takeovers, consumers for 5 minutes, Kafka away for one
 	OUTBOX_TEST_REAL=1 OUTBOX_CHAOS_KILLS=200 OUTBOX_CHAOS_REPLAY_KILLS=50 OUTBOX_CHAOS_PARK_ROUNDS=60 OUTBOX_CONSUMER_MINUTES=5 \

@@ -32,6 +32,7 @@ import (
 	"github.com/holdwall/outbox-relay/health"
 	"github.com/holdwall/outbox-relay/internal/config"
 	"github.com/holdwall/outbox-relay/internal/kafka"
+	"github.com/holdwall/outbox-relay/internal/secret"
 )
 
 const metricsPage = "../../docs/metrics.md"
@@ -80,10 +81,15 @@ func TestMetricsAreExplained(t *testing.T) {
 // servedMetrics are those of serve.
 func servedMetrics(t *testing.T) []exported {
 	t.Helper()
-	p := newParts(config.Default(), zerolog.Nop())
+	cfg := config.Default()
+	cfg.Database.URL = secret.New("postgres://localhost:1/db")
+	p := newParts(cfg, zerolog.Nop())
 	playKafka(t, p)
 	s := &service{parts: p, state: health.NewState()}
 	s.breaker = s.newBreaker()
+	if _, err := s.newGuard(); err != nil {
+		t.Fatal(err)
+	}
 	return scraped(t, p.reg, health.New(config.Default().Health, health.About{}, s.state, nil, p.reg))
 }
 
