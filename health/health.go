@@ -25,7 +25,7 @@ import (
 
 // Config says where to listen and what to report.
 type Config struct {
-	Addr         string `name:"health-addr" default:"127.0.0.1:8080" placeholder:"HOST:PORT" help:"Where probes, report and metrics are served."`
+	Addr         string `name:"health-addr" default:"127.0.0.1:8080" placeholder:"HOST:PORT" help:"Where probes, report, metrics and the page are served."`
 	IncludeKafka bool   `name:"health-include-kafka" default:"false" help:"Ask Kafka too for /api/health."`
 	BareNames    bool   `name:"metrics-bare-names" default:"true" help:"Also export kafka_connections and its kin under these names, without _total. false: offer OpenMetrics, which forbids that."`
 }

@@ -218,6 +218,9 @@ func TestKafkaDownStandbyPausedDisabled(t *testing.T) {
 	if tone := b.eval(t, "return document.querySelector('#answer-state').dataset.tone"); tone != "ok" {
 		t.Errorf("a standby is %v", tone)
 	}
+	if got := b.text(t, "#path") + b.text(t, "#letters-count"); strings.Contains(got, "since init") {
+		t.Errorf("a standby tells totals that it does not know: %s", got)
+	}
 	if !strings.Contains(b.text(t, "#announce"), "standby") {
 		t.Errorf("the change is not announced: %s", b.text(t, "#announce"))
 	}

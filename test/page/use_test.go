@@ -274,6 +274,11 @@ func TestReconnect(t *testing.T) {
 	again.trouble("halted", fault.Gap, "gap")
 	again.listen(t, u.Host, "")
 	b.await(t, "document.querySelector('#link').dataset.link === 'live' && document.querySelector('#answer-state .say').textContent === 'Halted'")
+	b.eval(t, "window.time = document.querySelector('#facts').textContent")
+	b.await(t, "document.querySelector('#facts').textContent !== window.time")
+	if lost := b.eval(t, "return document.querySelector('#link').dataset.link"); lost != "live" {
+		t.Errorf("the link is %v again", lost)
+	}
 	b.clean(t, "ERR_CONNECTION_REFUSED", "ERR_INCOMPLETE_CHUNKED_ENCODING", "ERR_CONNECTION_RESET", "ERR_EMPTY_RESPONSE")
 }
 

@@ -38,7 +38,7 @@ function outcome(id, tone, message) {
 // show is called with each status.
 export function show(s) {
   const n = s.totals.dead_letters, parked = s.totals.parked_keys;
-  text($("letters-count"), `${count(n)} written since init${parked ? `, ${count(parked)} keys parked behind one` : ""}`);
+  text($("letters-count"), !s.positions.checkpoint_seq ? "counted by the replica that leads" : `${count(n)} written since init${parked ? `, ${count(parked)} keys parked behind one` : ""}`);
   const open = admin.here && admin.tokenSet && token() !== "";
   const key = [admin.here, admin.tokenSet, open, s.admin?.addr, s.admin?.token_set].join();
   if (key !== admin.key) {

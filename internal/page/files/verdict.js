@@ -78,7 +78,7 @@ export function disk(s) {
 }
 
 export function behind(s) {
-  const l = s.lag, rows = `${count(s.totals.rows)} events since init`;
+  const l = s.lag, rows = s.positions.checkpoint_seq ? `${count(s.totals.rows)} events since init` : "";
   if (s.state === "standby") {
     return { tone: l.bytes > GiB ? "warn" : "ok", say: l.bytes === null ? "Not known" : bytes(l.bytes), sub: "WAL that is written and not confirmed; the leader knows more." };
   }
@@ -118,6 +118,7 @@ export function way(s) {
   const pgDown = v ? !v.reachable : code.startsWith("OBX-30");
   const kafkaDown = (s.breaker && s.breaker !== "closed") || code.startsWith("OBX-5") && s.state === "backoff";
   const streaming = s.state === "streaming" && !pgDown;
+  const known = s.positions.checkpoint_seq > 0; // else this replica has not seen a checkpoint
   const wal = v ? (v.wal_bytes_per_second > 0 ? `WAL grows ${bytes(v.wal_bytes_per_second)}/s` : "WAL rests") : "";
   return {
     nodes: [
@@ -126,8 +127,8 @@ export function way(s) {
         count: !x ? "–" : !x.exists ? "missing" : lost ? "lost" : bytes(x.retained_bytes), note: x?.exists ? (read(s, x) ? "held, WAL kept for it" : "nobody reads it") : s.names.slot },
       { name: "Relay", tone: s.halted ? "bad" : s.ready && !paused(s) ? "ok" : s.state === "disabled" || s.state === "starting" ? "none" : "warn",
         count: s.state === "streaming" && !paused(s) ? `${rate1(s.rates.rows_per_second)}/s` : paused(s) ? "paused" : s.halted ? "halted" : s.state, note: s.role === "standby" ? "another one leads" : s.state === "streaming" ? "rows, mean of 10 s" : "" },
-      { name: "Kafka", tone: kafkaDown ? "bad" : streaming ? "ok" : "none", count: kafkaDown ? "no session" : count(s.totals.rows - s.totals.dead_letters),
-        note: s.totals.dead_letters > 0 ? `events, and ${count(s.totals.dead_letters)} dead letters` : "events since init" },
+      { name: "Kafka", tone: kafkaDown ? "bad" : streaming ? "ok" : "none", count: kafkaDown ? "no session" : known ? count(s.totals.rows - s.totals.dead_letters) : "–",
+        note: !known ? "counted by the replica that leads" : s.totals.dead_letters > 0 ? `events, and ${count(s.totals.dead_letters)} dead letters` : "events since init" },
       { name: "Consumers", tone: "none", count: s.latency.p50_seconds === null ? "–" : span(s.latency.p50_seconds), note: "until read_committed readers see it" },
     ],
     wires: [pgDown ? "cut" : flow, pgDown || lost || x?.exists === false ? "cut" : streaming ? flow : "0", kafkaDown ? "cut" : flow, flow],
