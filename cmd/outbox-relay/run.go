@@ -30,6 +30,8 @@ type grammar struct {
 	DLQ        dlqCmd        `cmd:"" name:"dlq" help:"Look at dead letters, replay or purge them."`
 	Status     statusCmd     `cmd:"" help:"Show one relay on one screen, and what to type next."`
 	Slot       slotCmd       `cmd:"" help:"Look at replication slots, and change them."`
+	Wait       waitCmd       `cmd:"" help:"Wait until everything that committed up to a position is in Kafka."`
+	Drain      drainCmd      `cmd:"" help:"Wait until everything up to now is in Kafka, as before a switchover."`
 	Schema     schemaCmd     `cmd:"" help:"Print or make the outbox table alone."`
 	Cleanup    cleanupCmd    `cmd:"" help:"Remove rows that are in Kafka and old; make and drop partitions."`
 	Recover    recoverCmd    `cmd:"" help:"Bring a relay back whose slot or checkpoint is lost, with every row that is still there."`

@@ -93,6 +93,7 @@ func serve(ctx context.Context, cfg config.Config, opts serveOptions, log zerolo
 	web := health.New(cfg.Health, health.About{Service: "outbox-relay", Version: build().Version, Instance: instance()}, s.state, s.checks(feed), p.reg)
 	feed.Routes(web.Handle)
 	page.Routes(web.Handle)
+	web.Handle("GET /api/wait", p.gate(false).Handler())
 	addr, err := web.Listen()
 	if err != nil {
 		return fault.Wrap(err, fault.Runtime, "serve health").WithFix("HEALTH_ADDR=127.0.0.1:<free port>")

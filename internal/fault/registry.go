@@ -177,6 +177,9 @@ var (
 	RecoveryMismatch  = code("OBX-4302", "recovery_mismatch", Halt, "what --accept repeats is not what was found", "outbox-relay recover shows the plan as it is now, and the words to repeat")
 	RecoveryRunning   = code("OBX-4303", "recovery_running", Retry, "another recover or init of this relay is at work", "let it end, then run the command again: it goes on with what is left")
 
+	WaitTimeout = code("OBX-4350", "wait_timeout", Retry, "the relay has not come to the position in the time that was given", "outbox-relay status says what the relay waits for; --timeout gives it longer")
+	WaitTarget  = code("OBX-4351", "wait_target", Usage, "the position is none of this server's WAL", "--lsn takes what SELECT pg_current_wal_insert_lsn() returns")
+
 	StandbyWait = code("OBX-4380", "standby_wait", Retry, "Postgres shows the relay nothing new until a standby that synchronized_standby_slots names has it, and that standby is away", "start the standby again; if it is gone for good: ALTER SYSTEM SET synchronized_standby_slots = ''; SELECT pg_reload_conf()")
 
 	KafkaUnreachable  = code("OBX-5001", "kafka_unreachable", Retry, "no broker answers", "check KAFKA_BROKERS, and that the advertised listeners are reachable from here")

@@ -45,6 +45,7 @@ var allowed = map[string][]string{
 	"internal/recovery": {
 		"replication", "outbox", "sink", "checkpoint", "dlq", "internal/audit", "internal/provision", "internal/relay", "internal/kafka", "internal/fault", "internal/crash",
 	},
+	"internal/gate":      {"outbox", "internal/fault"},
 	"internal/preflight": {"internal/kafka", "internal/fault"},
 	"internal/doctor": {
 		"internal/config", "internal/fault", "internal/kafka", "internal/relay", "replication", "checkpoint", "sink", "outbox", "dlq", "internal/preflight",
