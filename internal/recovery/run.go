@@ -68,12 +68,26 @@ func Open(ctx context.Context, cfg Config, exclusive bool) (*Recovery, error) {
 		return nil, err
 	}
 	r := &Recovery{cfg: cfg, control: control, id: uuid.NewString(), began: time.Now()}
-	if err := r.open(ctx, exclusive); err != nil {
-		r.Close()
-		return nil, err
+	for since := time.Now(); ; {
+		err = r.open(ctx, exclusive)
+		if err == nil {
+			return r, nil
+		}
+		// What a recovery before held that was killed, the server lets go of soon.
+		leaving := fault.Has(err, fault.RecoveryRunning) || fault.Has(err, fault.SlotHeld)
+		if !exclusive || !leaving || time.Since(since) > leave {
+			r.Close()
+			return nil, err
+		}
+		select {
+		case <-time.After(leave / 50):
+		case <-ctx.Done():
+		}
 	}
-	return r, nil
 }
+
+// leave is how long the server may take to notice that a client has gone.
+const leave = 5 * time.Second
 
 func (r *Recovery) open(ctx context.Context, exclusive bool) error {
 	if exclusive {
@@ -210,7 +224,11 @@ func (r *Recovery) Begin(ctx context.Context, st replication.State, sess sink.Se
 		return relay.Filling{}, err
 	}
 	r.rows.ord += skip
-	f := relay.Filling{Base: base, End: r.Resume, Ended: r.ended, Audit: r.audit}
+	end := r.Resume
+	if !end.Cut() {
+		end.CommitLSN = end.EndLSN - 1 // as the rows of the recovery have it
+	}
+	f := relay.Filling{Base: base, End: end, Ended: r.ended, Audit: r.audit}
 	if !r.announced || last == nil || last.Recovery == nil {
 		f.Begun = "recover " + r.Code + " " + r.id + " begun"
 	}

@@ -49,6 +49,8 @@ type facts struct {
 	refOf []int32 // by row: index in refs of the first record at its position, or -1
 	first int     // rows before it are older than the first checkpoint
 
+	byID map[ID]int32 // rows; nil until a recovered record asks
+
 	replays []ref // what was a letter before; by log and offset
 	desk    *desk
 	// successors are letters that took the place of others.
@@ -127,6 +129,10 @@ func (f *facts) match() {
 	}
 	row := 0
 	for i, r := range f.refs {
+		if f.record(r).Recovered {
+			f.matchByID(i)
+			continue
+		}
 		at := f.record(r).At()
 		for row < len(o.Rows) && o.At(row).Compare(at) < 0 {
 			row++
@@ -147,6 +153,34 @@ func (f *facts) match() {
 			}
 		}
 	}
+}
+
+// matchByID matches a record that a recovery made: the table does not say where
+// its row was committed, so the record cannot either.
+func (f *facts) matchByID(i int) {
+	row := f.rowOfRecord(f.record(f.refs[i]))
+	f.rowOf[i] = int32(row)
+	if row >= 0 && f.refOf[row] < 0 {
+		f.refOf[row] = int32(i)
+	}
+}
+
+// rowOfRecord returns the row that a record is of, or -1: by its position, or by
+// its id if it was recovered.
+func (f *facts) rowOfRecord(rec *Record) int {
+	if !rec.Recovered {
+		return f.rowAt(rec.At())
+	}
+	if f.byID == nil {
+		f.byID = make(map[ID]int32, len(f.ev.Oracle.Rows))
+		for n := range f.ev.Oracle.Rows {
+			f.byID[f.ev.Oracle.Rows[n].ID] = int32(n)
+		}
+	}
+	if row, ok := f.byID[rec.ID]; ok {
+		return int(row)
+	}
+	return -1
 }
 
 // rowAt returns the row at a position, or -1.

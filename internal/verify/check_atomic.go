@@ -22,9 +22,10 @@ func checkAtomicity(f *facts, out *Finding) {
 	}
 	f.checkIntervals(lanes, out)
 
-	known := map[uint64]*CheckpointRecord{}
+	known, holes := map[uint64]*CheckpointRecord{}, false
 	for n, i := range lanes {
 		c := &f.ev.Checkpoints[i]
+		holes = holes || c.Hole
 		known[c.Checkpoint.Seq] = c
 		out.Checked++
 		if counts[c.Checkpoint.Seq] != c.Checkpoint.Rows {
@@ -38,10 +39,16 @@ func checkAtomicity(f *facts, out *Finding) {
 		around := func() []string { return aroundRecord(f.ev, int(r.log), int(r.rec)) }
 		c, ok := known[rec.Ckpt]
 		switch {
+		case ok && rec.Recovered != (c.Checkpoint.Recovery != nil):
+			out.fail(around, "record %s at %s says that it was recovered: %t, its checkpoint %d that a recovery was under way: %t",
+				rec.ID, place(f.ev, r), rec.Recovered, rec.Ckpt, c.Checkpoint.Recovery != nil)
 		case ok && c.Producer != rec.Producer:
 			out.fail(around, "record %s at %s was written by producer %v, its checkpoint %d by %v", rec.ID, place(f.ev, r), rec.Producer, rec.Ckpt, c.Producer)
 		case !ok && rec.Ckpt > last:
 			out.fail(around, "record %s at %s is of group %d, the last checkpoint is %d", rec.ID, place(f.ev, r), rec.Ckpt, last)
+		case !ok && rec.Recovered && !holes:
+			// Of other rows their interval tells.
+			out.fail(around, "record %s at %s was recovered with checkpoint %d, which is not there", rec.ID, place(f.ev, r), rec.Ckpt)
 		}
 	}
 	f.checkReleases(known, last, out)
@@ -110,8 +117,29 @@ func (f *facts) checkIntervals(lanes []int, out *Finding) {
 				low = f.ev.Checkpoints[lanes[n-1]].Checkpoint.Seq + 1
 			}
 		}
+		// What the end of a recovery covers was published since its beginning, and
+		// nothing else was.
+		begin, ends := f.recovery(lanes, n)
+		if ends {
+			low = f.ev.Checkpoints[lanes[begin]].Checkpoint.Seq
+		}
+		if rec := f.record(f.refs[at]); rec.Recovered != ends {
+			out.fail(around, "row %s at %s was recovered: %t, and checkpoint %d, which covers it, ends a recovery: %t", o.Rows[i].ID, o.At(i), rec.Recovered, c.Checkpoint.Seq, ends)
+			continue
+		}
 		if rec := f.record(f.refs[at]); rec.Ckpt < low || rec.Ckpt > c.Checkpoint.Seq {
 			out.fail(around, "row %s at %s was committed with group %d, it belongs to checkpoint %d", o.Rows[i].ID, o.At(i), rec.Ckpt, c.Checkpoint.Seq)
 		}
 	}
+}
+
+// recovery tells whether a checkpoint ends a recovery, and where that began.
+func (f *facts) recovery(lanes []int, n int) (begin int, ends bool) {
+	under := func(i int) bool { return f.ev.Checkpoints[lanes[i]].Checkpoint.Recovery != nil }
+	if n == 0 || under(n) || !under(n-1) {
+		return 0, false
+	}
+	for begin = n - 1; begin > 0 && under(begin-1); begin-- {
+	}
+	return begin, true
 }

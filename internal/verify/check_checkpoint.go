@@ -67,6 +67,23 @@ func (f *facts) checkSessions(out *Finding) {
 	}
 }
 
+// remade tells whether the slot was made anew for a recovery that had not ended: it
+// then begins where that ends, and stays there.
+func (f *facts) remade(s *Sample) bool {
+	lanes := f.laneCheckpoints()
+	for n, i := range lanes {
+		end := &f.ev.Checkpoints[i].Checkpoint
+		begin, ends := f.recovery(lanes, n)
+		if !ends || s.Seq >= end.Seq || s.Confirmed != end.Pos.EndLSN {
+			continue
+		}
+		if begin == 0 || s.Seq >= f.ev.Checkpoints[lanes[begin-1]].Checkpoint.Seq {
+			return true
+		}
+	}
+	return false
+}
+
 // checkSlot is P10: Postgres is never told of more than a checkpoint holds, and
 // what it was told it keeps, unless it crashed: slots are saved only now and
 // then.
@@ -75,7 +92,7 @@ func checkSlot(f *facts, out *Finding) {
 		s := &f.ev.Samples[i]
 		out.Checked++
 		around := func() []string { return aroundSample(f.ev, i) }
-		if s.Seq > 0 && s.Confirmed > s.End {
+		if s.Seq > 0 && s.Confirmed > s.End && !f.remade(s) {
 			out.fail(around, "slot is confirmed to %s, the newest checkpoint %d ends at %s", s.Confirmed, s.Seq, s.End)
 		}
 		if i == 0 {

@@ -70,7 +70,7 @@ func (f *facts) addReplays(rows [][]int32) {
 			continue
 		}
 		done[key] = struct{}{}
-		rows[r.log][r.rec] = int32(f.rowAt(f.record(r).At()))
+		rows[r.log][r.rec] = int32(f.rowOfRecord(f.record(r)))
 	}
 }
 

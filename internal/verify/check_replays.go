@@ -105,7 +105,7 @@ func (f *facts) wrongReplay(r ref) string {
 
 // unlike returns the row at a record's position, and says how the two differ.
 func (f *facts) unlike(rec *Record) (row *Row, how string) {
-	at := f.rowAt(rec.At())
+	at := f.rowOfRecord(rec)
 	if at < 0 {
 		return nil, "names " + rec.At().String() + ", where no row was committed"
 	}
@@ -117,7 +117,7 @@ func (f *facts) unlike(rec *Record) (row *Row, how string) {
 		how = "has another payload than its row"
 	case row.Key != rec.Key && !rec.Keyless:
 		how = "has the key " + rec.Key.String() + ", its row has " + row.Key.String()
-	case uint32(at)-f.ev.Oracle.Txs[row.Tx].First+1 != rec.Seq:
+	case !rec.Recovered && uint32(at)-f.ev.Oracle.Txs[row.Tx].First+1 != rec.Seq:
 		how = "names another row of its transaction"
 	}
 	return row, how

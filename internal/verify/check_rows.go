@@ -63,6 +63,19 @@ func checkInvented(f *facts, out *Finding) {
 		}
 		o := &f.ev.Oracle
 		row := &o.Rows[f.rowOf[i]]
+		if rec.Recovered {
+			switch {
+			case f.rowAt(rec.At()) >= 0:
+				out.fail(around, "record %s at %s was recovered, and names %s, where another row was committed", rec.ID, place(f.ev, r), rec.At())
+			case rec.At().Compare(o.At(int(f.rowOf[i]))) <= 0:
+				out.fail(around, "record %s at %s was recovered at %s, its row was committed later, at %s", rec.ID, place(f.ev, r), rec.At(), o.At(int(f.rowOf[i])))
+			case row.Hash != rec.Hash && (row.Hash != 0 || rec.Hash != null):
+				out.fail(around, "record %s at %s has another payload than its row", rec.ID, place(f.ev, r))
+			case rec.Seq != rec.Ord:
+				out.fail(around, "record %s at %s was recovered as row %d, and says %d", rec.ID, place(f.ev, r), rec.Ord, rec.Seq)
+			}
+			continue
+		}
 		seq := uint32(f.rowOf[i]) - o.Txs[row.Tx].First + 1
 		switch {
 		case row.ID != rec.ID:

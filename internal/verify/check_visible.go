@@ -44,8 +44,9 @@ func (f *facts) checkTorn(hidden map[attempt]struct{}, out *Finding) {
 	}
 	partly := map[attempt]struct{}{}
 	written := map[Producer]map[Position]struct{}{}
+	recovered := map[Producer]map[ID]struct{}{} // under another position
 	for a := range hidden {
-		written[a.producer] = map[Position]struct{}{}
+		written[a.producer], recovered[a.producer] = map[Position]struct{}{}, map[ID]struct{}{}
 	}
 	for _, r := range slices.Concat(f.refs, f.replays) {
 		rec := f.record(r)
@@ -55,6 +56,9 @@ func (f *facts) checkTorn(hidden map[attempt]struct{}, out *Finding) {
 		}
 		if w := written[rec.Producer]; w != nil {
 			w[rec.At()] = struct{}{}
+			if rec.Recovered {
+				recovered[rec.Producer][rec.ID] = struct{}{}
+			}
 		}
 	}
 	for i := range f.ev.Logs {
@@ -65,7 +69,8 @@ func (f *facts) checkTorn(hidden map[attempt]struct{}, out *Finding) {
 				continue
 			}
 			_, torn := partly[attempt{rec.Producer, rec.Ckpt}]
-			if _, again := written[rec.Producer][rec.At()]; torn && !again {
+			_, again := written[rec.Producer][rec.At()]
+			if _, other := recovered[rec.Producer][rec.ID]; torn && !again && !other {
 				out.fail(func() []string { return aroundRecord(f.ev, i, j) },
 					"record %s at %s/%d@%d is not shown, other records of its group %d are", rec.ID, l.Topic, l.Partition, rec.Offset, rec.Ckpt)
 			}

@@ -139,6 +139,7 @@ type Record struct {
 	Committed bool // shown to a read_committed consumer
 	Undone    bool // carries the mark of a row that was rolled back
 	Replayed  bool // was a letter before
+	Recovered bool // made from the table: its position is the recovery's own
 	Keyless   bool // a letter that had to leave its key out
 	Reason    Name // of a letter
 	Group     Name // of consumers: their letter, or a replay for them alone

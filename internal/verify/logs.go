@@ -142,6 +142,8 @@ func recordOf(rec *kgo.Record) (Record, error) {
 			r.Ckpt = p.number(v, 64)
 		case outbox.HeaderReplayed:
 			r.Replayed = true
+		case outbox.HeaderRecovered:
+			r.Recovered = true
 		case outbox.HeaderReplayOf:
 			r.ReplayOf = IDOf(string(v))
 		case outbox.HeaderAttempts:

@@ -63,6 +63,11 @@ func Mutations() []Mutation {
 		{Name: "send what a letter holds back", Breaks: P13, Alone: true, plant: mutReopen},
 		{Name: "park behind nothing", Breaks: P13, Alone: true, plant: mutPark},
 		{Name: "repeat a letter as if it were replaced", Breaks: P14, Alone: true, plant: mutReplace},
+		{Name: "recover outside of a recovery", Breaks: P8, plant: mutOutside},
+		{Name: "pass an event off as recovered", Breaks: P8, plant: mutPretend},
+		{Name: "recover at the position of a row", Breaks: P3, plant: mutUsurp},
+		{Name: "recover before the commit", Breaks: P3, plant: mutTooEarly},
+		{Name: "go on elsewhere than a recovery ends", Breaks: P10, plant: mutLeave},
 		{Name: "forget what is parked", Breaks: P12, Alone: true, plant: mutForget},
 	}
 }

@@ -20,6 +20,8 @@ type OracleSource struct {
 	Publication string
 	Table       string         // "" is outbox.DefaultTable
 	Columns     outbox.Columns // zero is the default
+	// Earlier is what DrainOracle has taken from the slot before; nil: nothing.
+	Earlier *Oracle
 	// Pruned says that rows are deleted from the table, so that it cannot
 	// witness for the slot.
 	Pruned bool
@@ -53,12 +55,25 @@ const settings = `SET LOCAL bytea_output = 'hex'; SET LOCAL datestyle = 'ISO, YM
 // control file may be behind after a promotion.
 const timelineNow = `SELECT ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int`
 
-const peek = `SELECT data FROM pg_logical_slot_peek_binary_changes($1, NULL, NULL, 'proto_version', '1', 'publication_names', $2)`
+const (
+	get  = `SELECT data FROM pg_logical_slot_get_binary_changes($1, NULL, NULL, 'proto_version', '1', 'publication_names', $2)`
+	peek = `SELECT data FROM pg_logical_slot_peek_binary_changes($1, NULL, NULL, 'proto_version', '1', 'publication_names', $2)`
+)
+
+// DrainOracle is ReadOracle that takes what it reads from the slot, so that the
+// server need not keep it, and does not compare it with the table.
+func DrainOracle(ctx context.Context, conn *pgx.Conn, src OracleSource) (Oracle, error) {
+	return readOracle(ctx, conn, src, get)
+}
 
 // ReadOracle reads the whole history that the slot holds, without moving it,
 // and compares it with the table. Nothing may commit meanwhile. All of it goes
 // by the name of the server's present timeline; see lineage.
 func ReadOracle(ctx context.Context, conn *pgx.Conn, src OracleSource) (Oracle, error) {
+	return readOracle(ctx, conn, src, peek)
+}
+
+func readOracle(ctx context.Context, conn *pgx.Conn, src OracleSource, how string) (Oracle, error) {
 	if src.Table == "" {
 		src.Table = outbox.DefaultTable
 	}
@@ -69,7 +84,7 @@ func ReadOracle(ctx context.Context, conn *pgx.Conn, src OracleSource) (Oracle, 
 	if err != nil {
 		return Oracle{}, err
 	}
-	tx, err := conn.BeginTx(ctx, pgx.TxOptions{AccessMode: pgx.ReadOnly})
+	tx, err := conn.BeginTx(ctx, pgx.TxOptions{})
 	if err != nil {
 		return Oracle{}, fmt.Errorf("read oracle: %w", err)
 	}
@@ -82,7 +97,10 @@ func ReadOracle(ctx context.Context, conn *pgx.Conn, src OracleSource) (Oracle, 
 		return Oracle{}, fmt.Errorf("read timeline: %w", err)
 	}
 	s := scribe{table: table, columns: src.Columns, timeline: timeline, shapes: map[uint32]*shape{}}
-	rows, err := tx.Query(ctx, peek, src.Slot, quoteIdentifier(src.Publication))
+	if src.Earlier != nil {
+		s.oracle.Txs, s.oracle.Rows = slices.Clone(src.Earlier.Txs), slices.Clone(src.Earlier.Rows)
+	}
+	rows, err := tx.Query(ctx, how, src.Slot, quoteIdentifier(src.Publication))
 	if err != nil {
 		return Oracle{}, fmt.Errorf("read oracle slot: %w", err)
 	}
@@ -92,6 +110,9 @@ func ReadOracle(ctx context.Context, conn *pgx.Conn, src OracleSource) (Oracle, 
 	}
 	if s.open {
 		return Oracle{}, errors.New("read oracle slot: it ends inside a transaction")
+	}
+	if how == get {
+		return s.oracle, tx.Commit(ctx)
 	}
 	if !src.Pruned {
 		if err := s.crossCheck(ctx, tx, src.Columns.ID); err != nil {

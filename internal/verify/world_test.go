@@ -112,6 +112,10 @@ func (w *world) publish() {
 	w.begin()
 	o := &w.ev.Oracle
 	for row := 0; row < len(o.Rows); {
+		if w.last.Pos.Ordinal == 0 && w.choose(3) == 1 {
+			row += w.recover(row)
+			continue
+		}
 		// A group ends with its transaction, or is cut.
 		n := min(1+w.choose(12), len(o.Rows)-row)
 		group := o.Rows[row : row+n]

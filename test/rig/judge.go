@@ -59,6 +59,32 @@ func (r *Rig) Judge(t testing.TB) *Judge {
 	return j
 }
 
+// Drain takes the history so far out of the judge's slot, so that the server need
+// not keep the WAL of it: where slots are lost, this one is not to be.
+func (j *Judge) Drain(t testing.TB) {
+	t.Helper()
+	conn := j.rig.Conn(t)
+	var behind bool
+	for range 20 {
+		// The slot forgets what lies before the second of two snapshots of running
+		// transactions, which a checkpoint writes.
+		j.rig.Database.Exec(t, "CHECKPOINT")
+		drained, err := verify.DrainOracle(t.Context(), conn, j.oracle)
+		if err != nil {
+			t.Fatal(err)
+		}
+		j.oracle.Earlier = &drained
+		err = conn.QueryRow(t.Context(), `SELECT pg_current_wal_lsn() - restart_lsn > 1 << 20 FROM pg_replication_slots WHERE slot_name = $1`, j.oracle.Slot).Scan(&behind)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !behind {
+			return
+		}
+	}
+	t.Fatalf("slot %s does not move on", j.oracle.Slot)
+}
+
 func (j *Judge) end() {
 	j.stop()
 	j.done.Wait()
