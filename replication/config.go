@@ -36,6 +36,9 @@ type Config struct {
 	// the server's own is shorter. It bounds how long a holder that is frozen or
 	// cut off keeps others waiting. 0 leaves the server's own.
 	SenderTimeout time.Duration
+	// Canary is how often a row is written that has to come back in the
+	// stream; 0: never. See OBX-4211.
+	Canary time.Duration
 	// Reluctant tells whether this session could do nothing with the slot now.
 	// Then others that wait for it go first. nil: never.
 	Reluctant func() bool

@@ -77,3 +77,17 @@ func (s *Source) Agreed() time.Duration { return 3 * s.tick }
 
 // Gulping wraps a dial function.
 var Gulping = gulping
+
+// Canary is what an assembler waits for.
+type Canary = canary
+
+// Await has the assembler wait for a canary.
+func (a *assembler) Await(id string, behind pglogrepl.LSN) *Canary {
+	a.canary = &canary{}
+	a.canary.expect(id)
+	a.canary.committed(behind)
+	return a.canary
+}
+
+// Seen tells whether it has come.
+func (c *canary) Seen() bool { _, seen := c.waiting(); return seen }

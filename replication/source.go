@@ -70,6 +70,10 @@ type Source struct {
 	ended  chan struct{} // closed when Run has ended, with endErr
 	endErr error
 
+	canary    *canary   // nil: none
+	canaryOff bool      // it cannot be written in this session; watch's own
+	canaryAt  time.Time // when it was last tended; watch's own
+
 	recheckInterval, answerTimeout time.Duration
 	patience                       time.Duration // how long there may be no sign of life
 
@@ -147,6 +151,10 @@ func (s *Source) acquire(ctx context.Context) error {
 	s.state.Version, s.state.Host = s.server.version, s.server.describe()
 	s.confirmed.Store(uint64(slot.ConfirmedLSN))
 	s.heard.Store(time.Now().UnixNano())
+	if s.cfg.Canary > 0 {
+		s.canary = &canary{}
+		s.withoutCanary(s.recallCanary(ctx))
+	}
 	return nil
 }
 
@@ -256,8 +264,11 @@ func (s *Source) Run(ctx context.Context) error {
 	g.Go(fault.Guard(func() error { return s.read(gctx) }))
 	g.Go(fault.Guard(func() error { return s.watch(gctx) }))
 	err := g.Wait()
-	if ctx.Err() != nil {
+	switch {
+	case ctx.Err() != nil:
 		err = context.Cause(ctx)
+	case fault.Has(err, fault.PublicationSilent):
+		err = s.silent(err)
 	}
 	s.queue.close(err)
 	s.endErr = err
@@ -295,6 +306,7 @@ func (s *Source) read(ctx context.Context) error {
 			select {
 			case <-s.resumed:
 				a = newAssembler(s.cfg.Schema, s.cfg.Table, s.resume, s.metrics, func(tx *Tx) { s.queue.put(tx) })
+				a.canary = s.canary
 			default:
 				if s.orphaned.Load() {
 					a = newAssembler(s.cfg.Schema, s.cfg.Table, Resume{Floor: math.MaxUint64}, nil, func(*Tx) {})

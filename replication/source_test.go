@@ -91,6 +91,11 @@ func run(t testing.TB, cfg replication.Config) *running {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return runSource(t, src)
+}
+
+func runSource(t testing.TB, src *replication.Source) *running {
+	t.Helper()
 	ctx, cancel := context.WithCancelCause(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- src.Run(ctx) }()

@@ -76,6 +76,7 @@ type assembler struct {
 	resume        Resume
 	emit          func(*Tx)
 	metrics       *Metrics
+	canary        *canary // nil: none
 
 	relations map[uint32]*Relation
 	msg       Message
@@ -194,6 +195,7 @@ func (a *assembler) insert(m *Message, at pglogrepl.LSN) error {
 		return fault.New(fault.WALDecode, "insert at %s into relation %d, which was not described", at, m.RelationID)
 	}
 	if !a.ours(rel) {
+		a.canary.saw(m, rel)
 		a.metrics.row(rowFiltered)
 		return nil
 	}
@@ -233,6 +235,9 @@ func (a *assembler) commit(m *Message) error {
 		return fault.New(fault.WALDecode, "transaction %d began for commit %s and ended at %s, %s", a.cur.XID, a.cur.CommitLSN, m.CommitLSN, m.EndLSN)
 	}
 	a.open = false
+	if err := a.canary.passed(m.EndLSN); err != nil {
+		return err
+	}
 	a.metrics.transaction()
 	switch {
 	case len(a.cur.Rows) > 0 || a.sent || a.skipOrd > 0:
@@ -267,6 +272,9 @@ func (a *assembler) idle(end pglogrepl.LSN, replyAsked bool) error {
 	if !a.seen && end > a.resume.WitnessLSN {
 		return fault.New(fault.HistoryMismatch, "expected transaction %d at %s again, Postgres is at %s without it",
 			a.resume.WitnessXID, a.resume.WitnessLSN, end)
+	}
+	if err := a.canary.passed(end); err != nil {
+		return err
 	}
 	a.emit(&Tx{Idle: true, EndLSN: end, ReplyAsked: replyAsked})
 	return nil

@@ -98,11 +98,16 @@ func sleep(ctx context.Context, d time.Duration) error {
 // shutdown ordinary backends are ended at once, walsenders last, and those
 // wait for us.
 func (s *Source) watch(ctx context.Context) error {
+	interval := s.recheckInterval
+	if s.canary != nil {
+		interval = min(interval, s.cfg.Canary)
+	}
 	for {
 		if err := s.recheck(ctx); err != nil {
 			return err
 		}
-		wctx, cancel := context.WithTimeout(ctx, s.recheckInterval)
+		s.tendCanary(ctx)
+		wctx, cancel := context.WithTimeout(ctx, interval)
 		_, err := s.server.conn.WaitForNotification(wctx)
 		cancel()
 		if ctx.Err() != nil {

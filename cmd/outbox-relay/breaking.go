@@ -47,7 +47,7 @@ func (s *service) show() {
 func describe(now relay.State, cause *fault.Error, br breaker.Status) health.Status {
 	h := health.Status{State: string(now), Halted: now == relay.Failed, Breaker: string(br.State)}
 	switch now {
-	case relay.Streaming:
+	case relay.Streaming, relay.Paused:
 		h.Role, h.Ready = "leader", br.State == breaker.Closed
 	case relay.Standby:
 		h.Role, h.Ready = "standby", br.State == breaker.Closed

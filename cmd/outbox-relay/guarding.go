@@ -19,7 +19,7 @@ func (s *service) newGuard() (*guard.Guard, error) {
 	}
 	o := s.cfg.Outbox
 	g := guard.New(guard.Config{
-		Source: src, Interval: o.GuardInterval, WarnBytes: int64(o.SlotWarnBytes), Heartbeat: o.HeartbeatInterval,
+		Source: src, Relay: o.Name, Instance: instance(), Version: build().Version, Interval: o.GuardInterval, WarnBytes: int64(o.SlotWarnBytes), Heartbeat: o.HeartbeatInterval,
 		Wanted: s.cfg.Kafka.Enabled, Self: s.self, Log: s.log,
 	})
 	s.reg.MustRegister(g)
@@ -34,11 +34,46 @@ func (s *service) watchSlot(ctx context.Context) error {
 	return nil
 }
 
-// self is what the guard compares with what the server says.
+// self is what the guard compares with what the server says, and tells in
+// outbox.relay_state.
 func (s *service) self() guard.Self {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return guard.Self{Streaming: s.now == relay.Streaming, Commits: s.commits.Load()}
+	me := guard.Self{
+		State: string(s.now), Streaming: s.now == relay.Streaming, Halted: s.now == relay.Failed,
+		Commits: s.commits.Load(), Last: s.last.Load(),
+	}
+	switch s.now {
+	case relay.Streaming, relay.Paused:
+		s.led, me.Leading = true, true
+	case relay.Standby, relay.Stopped:
+		s.led = false
+	default:
+		me.Leading = s.led // it will be back, or another one says so
+	}
+	if s.cause != nil {
+		me.Code = s.cause.Code.ID
+	}
+	return me
+}
+
+// heard keeps what the guard tells of the newest Kafka transaction.
+func (s *service) heard(c relay.Commit) {
+	ck := c.Checkpoint
+	s.commits.Add(1)
+	s.last.Store(&guard.Last{
+		Seq: ck.Seq, LSN: ck.Pos.EndLSN.String(), At: ck.Time, CommitLSN: ck.LastTx.CommitLSN.String(), CommitAt: ck.LastTx.CommitTime,
+		Rows: ck.RowsTotal, Letters: ck.LettersTotal,
+	})
+}
+
+// paused is the switch as the relay asks for it.
+func (s *service) paused() (*fault.Error, <-chan struct{}) {
+	p, changed := s.guard.Paused()
+	if p == nil {
+		return nil, changed
+	}
+	return p.Fault(), changed
 }
 
 // guardChecks answer from the guard's newest picture and ask nobody.

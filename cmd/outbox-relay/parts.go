@@ -154,8 +154,12 @@ func (p *parts) plan() (*provision.Plan, error) {
 	if err != nil {
 		return nil, err
 	}
+	role, err := p.sourceConfig(false)
+	if err != nil {
+		return nil, err
+	}
 	return &provision.Plan{
-		Source: src, Table: p.table, Columns: p.cfg.Outbox.Columns, Sink: p.sinkConfig(), Kafka: opts, Topics: p.topics(), Log: p.log,
+		Role: role.Conn.User, Canary: p.cfg.Outbox.Canary, Source: src, Table: p.table, Columns: p.cfg.Outbox.Columns, Sink: p.sinkConfig(), Kafka: opts, Topics: p.topics(), Log: p.log,
 	}, nil
 }
 

@@ -35,6 +35,8 @@ type grammar struct {
 	Schema     schemaCmd     `cmd:"" help:"Print or make the outbox table alone."`
 	Cleanup    cleanupCmd    `cmd:"" help:"Remove rows that are in Kafka and old; make and drop partitions."`
 	Recover    recoverCmd    `cmd:"" help:"Bring a relay back whose slot or checkpoint is lost, with every row that is still there."`
+	Pause      pauseCmd      `cmd:"" help:"Have the relay hold its slot and send nothing."`
+	Resume     resumeCmd     `cmd:"" help:"Let a paused relay go on."`
 	Checkpoint checkpointCmd `cmd:"" help:"Look at the relay's position in Kafka."`
 	Config     configCmd     `cmd:"" help:"Look at the settings."`
 	Probe      probeCmd      `cmd:"" help:"Ask a relay on this host how it is, as a health check."`

@@ -48,6 +48,8 @@ type service struct {
 	breaker *breaker.Breaker // nil: Kafka is not enabled
 	guard   *guard.Guard
 	commits atomic.Uint64 // Kafka transactions read back
+	last    atomic.Pointer[guard.Last]
+	led     bool // it has streamed and not stood by since; under mu
 
 	recorder *live.Recorder
 	hearers  []func(relay.Commit)
@@ -73,11 +75,12 @@ func serve(ctx context.Context, cfg config.Config, opts serveOptions, log zerolo
 	p := newParts(cfg, log)
 	s := &service{parts: p, state: health.NewState(), opts: opts, now: relay.Starting, recorder: live.NewRecorder()}
 	s.hearers = append(s.hearers, s.recorder.Commit)
-	s.hearers = append(s.hearers, func(relay.Commit) { s.commits.Add(1) })
+	s.hearers = append(s.hearers, s.heard)
 	var err error
 	if s.guard, err = s.newGuard(); err != nil {
 		return err
 	}
+	s.pauser = s.guard
 	var r *relay.Relay
 	var desk *letterDesk
 	if cfg.Kafka.Enabled {
@@ -180,6 +183,9 @@ func (s *service) build() (*relay.Relay, error) {
 	for _, t := range s.topics() {
 		s.sink.Announce(t.Name)
 	}
+	if o.Canary {
+		src.Canary = o.CanaryInterval
+	}
 	src.Reluctant = func() bool { return s.breaker.Status().State != breaker.Closed }
 	r := &relay.Relay{
 		Breaker: s.breaker,
@@ -220,6 +226,7 @@ func (s *service) build() (*relay.Relay, error) {
 		Publication: o.Publication, Version: build().Version,
 		Limits:    relay.Limits{Size: o.BatchSize, Max: o.BatchMax, MaxBytes: int(o.BatchMaxBytes)},
 		Heartbeat: o.HeartbeatInterval, MinCommitInterval: o.MinCommitInterval, DrainTimeout: o.DrainTimeout,
+		Paused:   s.paused,
 		OnCommit: s.onCommit, OnState: s.onState, Beat: s.state.Beat, Log: s.log, Metrics: s.relay,
 	}
 	src.OnStandby = func(h replication.Holder) {
@@ -240,7 +247,7 @@ func (s *service) build() (*relay.Relay, error) {
 func (s *service) openSource(ctx context.Context, cfg replication.Config) (relay.Source, error) {
 	src, err := replication.Open(ctx, cfg, s.log, s.source)
 	if err == nil {
-		s.alive = src.Alive
+		s.took(ctx, src)
 		return src, nil
 	}
 	code := fault.CodeOf(err)
@@ -258,12 +265,24 @@ func (s *service) openSource(ctx context.Context, cfg replication.Config) (relay
 		if err != nil {
 			return nil, err
 		}
-		s.alive = src.Alive
+		s.took(ctx, src)
 		return src, nil
 	case code == fault.SlotMissing:
 		return nil, s.explainMissing(ctx, err)
 	}
 	return nil, err
+}
+
+// pauseNews is how long a session waits, once it has the slot, to hear whether
+// the relay is paused.
+const pauseNews = time.Second
+
+// took is told of each slot that was taken, before anything is read of it.
+func (s *service) took(ctx context.Context, src *replication.Source) {
+	s.alive = src.Alive
+	ctx, cancel := context.WithTimeout(ctx, pauseNews)
+	defer cancel()
+	s.guard.Look(ctx)
 }
 
 // explainMissing tells a relay that was never initialised from one that has

@@ -32,7 +32,7 @@ func (s *service) lag() (seconds float64, known bool) {
 	now := s.now
 	s.mu.Unlock()
 	switch now {
-	case relay.Streaming, relay.Backoff, relay.Failed:
+	case relay.Streaming, relay.Paused, relay.Backoff, relay.Failed:
 		return s.relay.Lag(), true
 	}
 	return 0, false

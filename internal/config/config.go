@@ -86,6 +86,8 @@ type Outbox struct {
 	SenderTimeout     time.Duration  `name:"outbox-sender-timeout" default:"10s" help:"How long Postgres keeps the slot for a replica that has fallen silent, before a standby may have it; 0: wal_sender_timeout of the server."`
 	MinCommitInterval time.Duration  `name:"outbox-min-commit-interval" default:"0s" help:"Least time between two Kafka transactions."`
 	GuardInterval     time.Duration  `name:"outbox-guard-interval" default:"5s" help:"How often every replica looks at the slot and at what the server keeps for it."`
+	Canary            bool           `name:"outbox-canary" default:"false" help:"Write a row from time to time that proves that the publication publishes, and halt if the stream passes it without. Needs what init grants with it."`
+	CanaryInterval    time.Duration  `name:"outbox-canary-interval" default:"1m" help:"How often that row is written."`
 	SlotWarnBytes     Bytes          `name:"outbox-slot-warn-bytes" default:"10GiB" help:"Retained WAL to warn at where max_slot_wal_keep_size sets no limit; 0: never."`
 }
 

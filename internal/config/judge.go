@@ -216,6 +216,7 @@ func (c *Config) judgeOutbox() []*fault.Error {
 		fix   string
 	}{
 		{"OUTBOX_HEARTBEAT_INTERVAL", o.HeartbeatInterval, 100 * time.Millisecond, "10s"},
+		{"OUTBOX_CANARY_INTERVAL", o.CanaryInterval, 100 * time.Millisecond, "1m"},
 		{"OUTBOX_GUARD_INTERVAL", o.GuardInterval, 100 * time.Millisecond, "5s"},
 		{"OUTBOX_DRAIN_TIMEOUT", o.DrainTimeout, 0, "30s"},
 		{"OUTBOX_MIN_COMMIT_INTERVAL", o.MinCommitInterval, 0, "0"},

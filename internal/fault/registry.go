@@ -169,6 +169,11 @@ var (
 	SlotPinned        = code("OBX-4207", "slot_pinned", Finding, "the relay has confirmed, and a transaction that began before is still open: decoding would have to begin with it", "SELECT pid, xact_start, state, query FROM pg_stat_activity WHERE backend_xid IS NOT NULL ORDER BY xact_start; SELECT * FROM pg_prepared_xacts; end the oldest")
 	SlotIdleTimeout   = code("OBX-4208", "slot_idle_timeout", Finding, "Postgres invalidates a slot that nobody has read for idle_replication_slot_timeout, at its next checkpoint", "start the relay, or on the server: ALTER SYSTEM SET idle_replication_slot_timeout = 0; SELECT pg_reload_conf()")
 
+	Paused            = code("OBX-4210", "paused", Finding, "somebody has paused the relay: it holds its slot, sends nothing and confirms nothing, and Postgres keeps the WAL", "outbox-relay resume, or SELECT outbox.resume(); SELECT * FROM outbox.relay_pause says who and why")
+	PublicationSilent = code("OBX-4211", "publication_silent", Halt, "a row of the canary was committed, and the stream has passed it without sending it: what the publication should publish is skipped", "docs/errors.md#obx-4211")
+	SQLSurfaceOff     = code("OBX-4212", "sql_surface_off", Usage, "the views and functions in schema outbox are not installed, or the relay's role may not use them", "outbox-relay init installs what is missing and grants it; outbox-relay init --dry-run prints the SQL")
+	CanaryOff         = code("OBX-4213", "canary_off", Finding, "OUTBOX_CANARY is set, and the relay cannot write the row or the publication does not publish it", "OUTBOX_CANARY=true outbox-relay init adds outbox.canary to the publication and grants what is needed")
+
 	LagHigh    = code("OBX-4240", "lag_high", Finding, "the oldest commit that is not in Kafka yet is older than a minute", "none needed if Kafka or the relay has just come back and the lag falls; else look at the state, at the check of Kafka, and at who writes so much")
 	LettersNew = code("OBX-4241", "letters_new", Finding, "rows have become dead letters in the last 15 minutes, or keys are parked behind one", "outbox-relay dlq list shows them with code and reason; remove the cause, then outbox-relay dlq replay")
 

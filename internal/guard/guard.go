@@ -17,6 +17,8 @@ import (
 type Config struct {
 	// Source says which database, slot and table; all hosts are tried.
 	Source replication.Config
+	// Relay is the relay's name, Instance and Version those of this process.
+	Relay, Instance, Version string
 	// Interval between two looks.
 	Interval time.Duration
 	// WarnBytes is the retained WAL to warn at where max_slot_wal_keep_size
@@ -36,8 +38,23 @@ type Config struct {
 // Self is what the relay of this process does, for comparison with what the
 // server says.
 type Self struct {
+	State     string
+	Code      string // what is the matter; "": nothing
 	Streaming bool   // it claims to read the slot
+	Leading   bool   // it is this one's to say how the relay is
+	Halted    bool
 	Commits   uint64 // grows with each Kafka transaction that was read back
+	Last      *Last  // nil: none yet
+}
+
+// Last is the newest checkpoint of this process.
+type Last struct {
+	Seq           uint64
+	LSN           string
+	At            time.Time
+	CommitLSN     string    // of the newest transaction with rows
+	CommitAt      time.Time // zero: there was none
+	Rows, Letters uint64    // in all
 }
 
 // Guard looks after a slot. Run is called once; Latest from any goroutine.
@@ -48,19 +65,30 @@ type Guard struct {
 	srv      *replication.Server // nil: not connected
 	forecast forecast
 	history  history
+	surface  surface
 	shown    map[string]Finding // what the log knows of
 	down     bool               // the log knows that the server cannot be asked
+
+	pause pausing
+	asked chan chan struct{} // for a look before its time
 }
 
 // New returns a guard that has seen nothing yet.
 func New(cfg Config) *Guard {
-	g := &Guard{cfg: cfg, shown: map[string]Finding{}}
+	g := &Guard{cfg: cfg, shown: map[string]Finding{}, asked: make(chan chan struct{}), pause: pausing{changed: make(chan struct{})}}
 	g.view.Store(&View{Slot: Slot{Name: cfg.Source.Slot}, StraySlots: []Stray{}, Findings: []Finding{}})
 	return g
 }
 
-// Latest returns the newest picture.
-func (g *Guard) Latest() View { return *g.view.Load() }
+// Latest returns the newest picture, with the pause as it is now.
+func (g *Guard) Latest() View {
+	v := *g.view.Load()
+	v.Paused, v.PausedBy, v.PausedReason, v.PausedSince = false, "", "", nil
+	if p, _ := g.pause.now(); p != nil {
+		v.Paused, v.PausedBy, v.PausedReason, v.PausedSince = true, p.By, p.Reason, &p.Since
+	}
+	return v
+}
 
 // minPatience bounds one look, connecting included. A server under load may
 // take its time, and a look that is given up costs it a connection.
@@ -72,13 +100,34 @@ func (g *Guard) Run(ctx context.Context) error {
 	defer g.disconnect()
 	t := time.NewTicker(g.cfg.Interval)
 	defer t.Stop()
+	var asked chan struct{}
 	for {
 		g.look(ctx)
+		if asked != nil {
+			close(asked)
+		}
 		select {
 		case <-t.C:
+			asked = nil
+		case asked = <-g.asked:
 		case <-ctx.Done():
 			return nil
 		}
+	}
+}
+
+// Look has Run look now and returns when it has, or when ctx ends. Who begins to
+// read the slot asks this first, so that a pause is known before the first row.
+func (g *Guard) Look(ctx context.Context) {
+	done := make(chan struct{})
+	select {
+	case g.asked <- done:
+	case <-ctx.Done():
+		return
+	}
+	select {
+	case <-done:
+	case <-ctx.Done():
 	}
 }
 
@@ -99,7 +148,9 @@ func (g *Guard) look(ctx context.Context) {
 		g.down = false
 		g.cfg.Log.Info().Str("host", r.host).Msg("guard is back")
 	}
-	v := g.picture(r)
+	self := g.self()
+	g.tend(tctx, g.srv.Conn(), r.at, self)
+	v := g.picture(r, self)
 	g.view.Store(&v)
 	g.tell(v)
 }
@@ -155,12 +206,15 @@ func (g *Guard) unreachable(err error) {
 	}
 }
 
-// picture makes of a reading what is shown.
-func (g *Guard) picture(r reading) View {
-	self := Self{}
-	if g.cfg.Self != nil {
-		self = g.cfg.Self()
+func (g *Guard) self() Self {
+	if g.cfg.Self == nil {
+		return Self{}
 	}
+	return g.cfg.Self()
+}
+
+// picture makes of a reading what is shown.
+func (g *Guard) picture(r reading, self Self) View {
 	g.forecast.add(sample{at: r.at, timeline: r.timeline, current: r.slot.CurrentLSN, restart: r.slot.RestartLSN, active: r.slot.Active})
 	g.history.add(r, self)
 	v := View{

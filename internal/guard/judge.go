@@ -38,6 +38,9 @@ func (g *Guard) judge(r reading, v View) []Finding {
 	default:
 		g.judgeSlot(r, v, add)
 	}
+	if p, _ := g.pause.now(); p != nil {
+		add(Warn, p.Fault())
+	}
 	for _, s := range v.StraySlots {
 		f := finding(Warn, fault.New(fault.SlotStray, "slot %s, read by nobody, holds back %s of WAL", s.Name, sizeOf(s.RetainedBytes)).
 			WithFix("make sure that nobody needs it, then: SELECT pg_drop_replication_slot('%s')", s.Name))

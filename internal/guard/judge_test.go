@@ -30,7 +30,7 @@ func newWorld(change ...func(*world)) *world {
 	w.g = New(Config{
 		Source:   replication.Config{Conn: &pgconn.Config{Database: "shop"}, Slot: "orders"},
 		Interval: 5 * time.Second, WarnBytes: 1 << 30, Heartbeat: 10 * time.Second, Wanted: true,
-		Self: func() Self { return w.self }, Log: zerolog.Nop(),
+		Log: zerolog.Nop(),
 	})
 	w.r = reading{
 		at: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), host: "db:5432/shop", version: 170000, timeline: 1, limit: -1, exists: true,
@@ -54,7 +54,7 @@ func (w *world) look() View {
 	if w.r.limit >= 0 && !w.r.slot.Lost() {
 		w.r.slot.SafeBytes = max(0, w.r.limit-w.r.slot.RetainedBytes())
 	}
-	v := w.g.picture(w.r)
+	v := w.g.picture(w.r, w.self)
 	w.g.tell(v)
 	return v
 }

@@ -24,11 +24,12 @@ var (
 	strayDesc    = desc("outbox_stray_slots", "Slots that this relay seems to have left behind.")
 	strayWALDesc = desc("outbox_stray_slot_retained_bytes", "WAL that the server keeps because of the worst of them.")
 	stalledDesc  = desc("outbox_source_stalled", "1 if the server writes WAL and nothing comes of the stream that this process reads.")
+	pausedDesc   = desc("outbox_paused", "1 if somebody has paused the relay.")
 	walRateDesc  = desc("outbox_server_wal_bytes_per_second", "WAL that the whole server writes, smoothed over a minute.")
 )
 
 var descs = []*prometheus.Desc{
-	upDesc, retainedDesc, lagDesc, safeDesc, limitDesc, lossDesc, activeDesc, statusDesc, skewDesc, strayDesc, strayWALDesc, stalledDesc, walRateDesc,
+	upDesc, retainedDesc, lagDesc, safeDesc, limitDesc, lossDesc, activeDesc, statusDesc, skewDesc, strayDesc, strayWALDesc, stalledDesc, pausedDesc, walRateDesc,
 }
 
 // Describe implements prometheus.Collector.
@@ -54,6 +55,7 @@ func (g *Guard) Collect(ch chan<- prometheus.Metric) {
 		gauge(d, value, labels...)
 	}
 	flag(upDesc, v.Reachable)
+	flag(pausedDesc, v.Paused)
 	flag(stalledDesc, v.Reachable && v.Stalled)
 	if !v.Reachable {
 		return

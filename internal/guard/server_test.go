@@ -103,18 +103,18 @@ func TestMetrics(t *testing.T) {
 		}
 		return strings.Join(all, " ")
 	}
-	const never = "postgres_up source_stalled"
+	const never = "paused postgres_up source_stalled"
 	if got := names(); got != never {
 		t.Errorf("before the first look: %s", got)
 	}
 	g.look(t.Context())
-	const noSlot = "clock_skew_seconds postgres_up server_wal_bytes_per_second source_stalled stray_slot_retained_bytes stray_slots"
+	const noSlot = "clock_skew_seconds paused postgres_up server_wal_bytes_per_second source_stalled stray_slot_retained_bytes stray_slots"
 	if got := names(); got != noSlot {
 		t.Errorf("without a slot: %s", got)
 	}
 	db.Exec(t, "SELECT pg_create_logical_replication_slot('"+db.Slot("relay")+"', 'pgoutput')")
 	g.look(t.Context())
-	const whole = "clock_skew_seconds postgres_up server_wal_bytes_per_second slot_active slot_lag_bytes slot_retained_bytes slot_wal_status " +
+	const whole = "clock_skew_seconds paused postgres_up server_wal_bytes_per_second slot_active slot_lag_bytes slot_retained_bytes slot_wal_status " +
 		"source_stalled stray_slot_retained_bytes stray_slots"
 	if got := names(); got != whole {
 		t.Errorf("with a slot and no limit: %s", got)

@@ -56,6 +56,8 @@ type Plan struct {
 	// the statements that make its first ones.
 	Partitioned bool
 	Partitions  []string
+	Role        string // that relays; "": the one that creates
+	Canary      bool   // outbox.canary is to be in the publication
 	Log         zerolog.Logger
 }
 
@@ -66,7 +68,13 @@ func (p *Plan) Statements(version int) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return append(ddl, p.Source.CreatePublicationSQL(), p.Source.CreateSlotSQL(version)), nil
+	ddl = append(ddl, outbox.Surface()...)
+	ddl = append(ddl, p.surfaceGrants()...)
+	ddl = append(ddl, p.Source.CreatePublicationSQL())
+	if p.Canary {
+		ddl = append(ddl, p.Source.AddCanarySQL())
+	}
+	return append(ddl, p.Source.CreateSlotSQL(version)), nil
 }
 
 // TableStatements returns the SQL that makes the table alone.
@@ -107,6 +115,9 @@ func (p *Plan) Run(ctx context.Context) (Outcome, error) {
 		return Outcome{}, err
 	}
 	if err := p.schema(ctx, srv); err != nil {
+		return Outcome{}, err
+	}
+	if err := p.surface(ctx, srv); err != nil {
 		return Outcome{}, err
 	}
 	if err := p.createTopics(ctx); err != nil {
@@ -251,6 +262,11 @@ func (p *Plan) publication(ctx context.Context, srv *replication.Server) error {
 			return err
 		}
 		p.Log.Info().Str("publication", p.Source.Publication).Msg("publication created")
+	}
+	if p.Canary {
+		if err := p.canary(ctx, srv); err != nil {
+			return err
+		}
 	}
 	return srv.Check(ctx)
 }

@@ -61,7 +61,7 @@ func NewMetrics(reg prometheus.Registerer, name string) *Metrics {
 			Name: "outbox_relay_state", Help: "1 for the state that the relay is in.",
 		}, []string{"state"}),
 		leader: f.NewGauge(prometheus.GaugeOpts{
-			Name: "outbox_leader", ConstLabels: relay, Help: "1 while this replica holds the slot and streams.",
+			Name: "outbox_leader", ConstLabels: relay, Help: "1 while this replica holds the slot and streams, or is paused.",
 		}),
 		changes: f.NewCounter(prometheus.CounterOpts{
 			Name: "outbox_leader_changes_total", ConstLabels: relay,
@@ -139,7 +139,7 @@ func NewMetrics(reg prometheus.Registerer, name string) *Metrics {
 	return m
 }
 
-var states = []State{Starting, Standby, Streaming, Backoff, Failed, Stopped}
+var states = []State{Starting, Standby, Streaming, Paused, Backoff, Failed, Stopped}
 
 // Lag is outbox_lag_seconds, for those who show it elsewhere.
 func (m *Metrics) Lag() float64 { return m.late.seconds(time.Now()) }
@@ -151,7 +151,7 @@ func (m *Metrics) state(now State) {
 	for _, s := range states {
 		m.states.WithLabelValues(string(s)).Set(one(s == now))
 	}
-	m.leader.Set(one(now == Streaming))
+	m.leader.Set(one(now == Streaming || now == Paused))
 	switch now {
 	case Standby, Stopped:
 		m.late.rest()

@@ -62,6 +62,7 @@ const (
 	Starting  State = "starting"
 	Standby   State = "standby"
 	Streaming State = "streaming"
+	Paused    State = "paused"
 	Backoff   State = "backoff"
 	Failed    State = "failed"
 	Stopped   State = "stopped"
@@ -105,6 +106,9 @@ type Relay struct {
 	// Run then returns nil when it is done. nil: the relay streams.
 	Refill Refill
 
+	// Paused returns why the relay is to hold its slot and do nothing, or nil,
+	// and a channel that is closed when that changes. May be nil.
+	Paused func() (*fault.Error, <-chan struct{})
 	// OnCommit is told each Kafka transaction whose checkpoint was read back and
 	// confirmed, by the goroutine that is to begin the next one: it returns at
 	// once. May be nil.

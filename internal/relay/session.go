@@ -136,6 +136,9 @@ func (s *session) run(ctx, soft context.Context) error {
 	if s.Letters != nil && s.Letters.Look != nil {
 		g.Go(fault.Guard(func() error { return s.follow(gatherCtx) }))
 	}
+	if s.Paused != nil {
+		g.Go(fault.Guard(func() error { return s.heed(gatherCtx) }))
+	}
 	g.Go(fault.Guard(func() error {
 		if err := s.pump(gctx, drain); err != nil {
 			return err // as above
@@ -156,6 +159,9 @@ func (s *session) openSink(ctx, soft context.Context) (Sink, sink.Session, error
 	// Nothing is open yet, so a stop need not wait.
 	defer context.AfterFunc(soft, func() { cancel(errDrained) })()
 	for attempt := 1; ; attempt++ {
+		if _, err := s.hold(ctx, nil, Starting); err != nil {
+			return nil, sink.Session{}, err
+		}
 		if f := s.open(); f != nil {
 			s.state(Backoff, f)
 			closed := s.Metrics.waitsForBreaker()
@@ -269,6 +275,9 @@ func (s *session) gather(ctx context.Context, t RowTranslator) error {
 func (s *session) pump(ctx context.Context, drain <-chan struct{}) error {
 	idle := time.Now().Add(s.Heartbeat)
 	for {
+		if _, err := s.hold(ctx, drain, Streaming); err != nil {
+			return err
+		}
 		select {
 		case <-drain:
 			crash.Point(crash.DrainStarted)
@@ -284,7 +293,10 @@ func (s *session) pump(ctx context.Context, drain <-chan struct{}) error {
 			return err
 		}
 		if g == nil {
-			continue // told to drain, or to look for releases
+			continue // told to drain, or to look round
+		}
+		if drained, err := s.hold(ctx, drain, Streaming); err != nil || drained {
+			return err // what was taken comes again
 		}
 		now := time.Now()
 		if g.empty() && g.pos == s.last.Pos && now.Sub(s.last.Time) < keepAlive {
