@@ -65,7 +65,7 @@ lint: ## formatting, vet, staticcheck, import directions
 	$(GO) mod verify
 
 docs: ## write the pages that come from the code
-	$(GO) test -count=1 -run 'Page$$$$' ./internal/fault ./internal/config ./internal/doctor ./cmd/outbox-relay -update
+	$(GO) test -count=1 -run 'Page$$' ./internal/fault ./internal/config ./internal/doctor ./cmd/outbox-relay -update
 
 fmt: ## format the code
 	$(TOOL) gofumpt -w .

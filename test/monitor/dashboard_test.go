@@ -55,7 +55,7 @@ type panel struct {
 	} `json:"targets"`
 }
 
-func load(t *testing.T, name string) dashboard {
+func dashboardOf(t *testing.T, name string) dashboard {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(root, "deploy/grafana", name))
 	if err != nil {
@@ -77,7 +77,7 @@ func TestDashboards(t *testing.T) {
 	t.Parallel()
 	c := exported(t)
 	for file, uid := range map[string]string{"outbox-relay.json": "outbox-relay", "outbox-relay-around.json": "outbox-relay-around"} {
-		d := load(t, file)
+		d := dashboardOf(t, file)
 		if d.UID != uid || d.Schema < 38 {
 			t.Errorf("%s: uid %s, schema %d", file, d.UID, d.Schema)
 		}
