@@ -167,6 +167,13 @@ func TestLagOfReplicas(t *testing.T) {
 		settle(5 * time.Minute)
 		// Both are one process here, which knows its own checkpoints.
 		want("Kafka came back", 0, 0, 0)
+		w.stall = func(ctx context.Context) error {
+			<-ctx.Done()
+			return context.Cause(ctx)
+		}
+		w.grow(row(w))
+		settle(30 * time.Second)
+		want("Kafka hangs", 0, 30, 0)
 		if err := stopNext(); err != nil {
 			t.Error(err)
 		}
@@ -209,5 +216,43 @@ func TestMetricsAreClean(t *testing.T) {
 	problems, err := promlint.NewWithMetricFamilies(families).Lint()
 	if err != nil || len(problems) > 0 {
 		t.Error(problems, err)
+	}
+}
+
+// What every transaction of the source costs is counted without allocating.
+func TestCountingDoesNotAllocate(t *testing.T) {
+	m := NewMetrics(prometheus.NewRegistry(), "orders")
+	b := newGathering(Limits{Size: 10, Max: 10, MaxBytes: 1 << 20}, base())
+	b.metrics = m
+	m.streams(b, base(), false)
+	if n := testing.AllocsPerRun(100, func() {
+		m.decoded(time.Millisecond)
+		m.parked(0)
+		m.landed()
+		b.landed()
+		_ = b.stock()
+	}); n > 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+// Who has lost the slot to another replica owes nothing any more, and begins
+// anew when it takes it again.
+func TestLatenessRests(t *testing.T) {
+	t.Parallel()
+	var l lateness
+	now := time.Unix(1000, 0)
+	l.hold(now)
+	l.hold(now.Add(10 * time.Second)) // another session of the same replica
+	if got := l.seconds(now.Add(time.Minute)); got != 60 {
+		t.Errorf("holding: %v s", got)
+	}
+	l.rest()
+	if got := l.seconds(now.Add(time.Hour)); got != 0 {
+		t.Errorf("standing by: %v s", got)
+	}
+	l.hold(now.Add(2 * time.Hour))
+	if got := l.seconds(now.Add(2*time.Hour + time.Second)); got != 1 {
+		t.Errorf("holding again: %v s", got)
 	}
 }
