@@ -138,6 +138,13 @@ func (s *Server) dial(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*pc.ConnectTimeout)
 	defer cancel()
 	conn, err := pgx.ConnectConfig(ctx, pc)
+	var denied *pgconn.PgError
+	if errors.As(err, &denied) && denied.Code == "42501" {
+		// The right to replicate, for which this SQLSTATE stands elsewhere, is
+		// not asked for by a plain connection.
+		return fault.Wrap(err, fault.NoRight, "connect to %s:%d", s.host.Host, s.host.Port).
+			WithFix("GRANT CONNECT ON DATABASE %s TO %s;", pgx.Identifier{pc.Database}.Sanitize(), pgx.Identifier{pc.User}.Sanitize())
+	}
 	if err != nil {
 		return classifyConnect(err, "connect to %s:%d", s.host.Host, s.host.Port)
 	}

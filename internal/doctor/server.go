@@ -41,7 +41,7 @@ func postgresChecks() []check {
 func connectCodes() []*fault.Code {
 	return []*fault.Code{
 		fault.DatabaseURL, fault.ConfigMissing, fault.PostgresUnreachable, fault.PostgresAuth, fault.PostgresStopping, fault.PostgresLost,
-		fault.PostgresStandby, fault.PostgresVersion, fault.DatabaseMissing,
+		fault.PostgresStandby, fault.PostgresVersion, fault.DatabaseMissing, fault.NoRight,
 	}
 }
 
