@@ -54,8 +54,19 @@ func (c *doctorCmd) Run(a *app) error {
 	}
 	log := newLogger(a.stderr, cfg.Log, terminal(a.stderr), a.environ)
 	return examine(a.ctx, doctor.Config{
-		Settings: cfg, Problems: problems, Warnings: a.loader.Warnings(), Only: only, Limits: doctor.DefaultLimits(), Log: log,
+		Settings: cfg, Problems: problems, Warnings: a.loader.Warnings(), Only: only, Limits: doctor.DefaultLimits(), SecretFiles: secretFiles(a.loader.Entries()), Log: log,
 	}, c.Strict, doctorText{all: c.All, color: terminal(a.stdout) && !has(a.environ, "NO_COLOR")}, a.stdout, a.format)
+}
+
+// secretFiles are the files that hold secrets, by setting.
+func secretFiles(all []config.Entry) map[string]string {
+	files := map[string]string{}
+	for _, e := range all {
+		if strings.HasSuffix(e.Name, "_FILE") && e.Value != "" && !strings.Contains(e.Name, "_CA_") && !strings.Contains(e.Name, "_CERT_") {
+			files[e.Name] = e.Value
+		}
+	}
+	return files
 }
 
 // grantView is a right in Postgres as the command shows it; its keys are stable.

@@ -123,7 +123,11 @@ type Config struct {
 	// Only limits the report to these groups; empty: all.
 	Only   []Group
 	Limits Limits
-	Log    zerolog.Logger
+	// SecretFiles are the files that secrets were read from, by setting.
+	SecretFiles map[string]string
+	// Root is where /proc and /sys are; empty: here.
+	Root string
+	Log  zerolog.Logger
 }
 
 // Run gathers and judges. The error is that ctx ended; everything else is in the
@@ -161,7 +165,6 @@ const (
 	fromTable                          // the outbox table exists
 	fromPublication                    // the publication exists
 	fromSlot                           // the slot exists
-	fromCheckpoint                     // the checkpoint topic was read
 	fromKafka                          // brokers were asked
 	fromHost                           // this machine
 	fromStandbys                       // other hosts of the database URL
@@ -171,16 +174,28 @@ const (
 type world struct {
 	Config
 	pg       *postgres // nil: not asked
+	kafka    *cluster  // nil: not asked
+	host     *machine  // nil: not asked
 	standbys []standby
 }
 
 // gather asks all sides at the same time.
 func (w *world) gather(ctx context.Context, need source) {
 	var wg sync.WaitGroup
-	const database = fromPostgres | fromTable | fromPublication | fromSlot | fromCheckpoint
+	const database = fromPostgres | fromTable | fromPublication | fromSlot
 	if need&database != 0 {
 		w.pg = &postgres{}
 		wg.Go(func() { w.pg.gather(ctx, w) })
+	}
+	if need&fromKafka != 0 {
+		w.kafka = &cluster{}
+		if w.Settings.Kafka.Enabled {
+			wg.Go(func() { w.kafka.gather(ctx, w) })
+		}
+	}
+	if need&fromHost != 0 {
+		w.host = &machine{}
+		wg.Go(func() { w.host.gather(ctx, w) })
 	}
 	if need&fromStandbys != 0 {
 		wg.Go(func() { w.standbys = askStandbys(ctx, w.Config) })
@@ -195,6 +210,8 @@ func (w *world) lacks(need source) string {
 	switch {
 	case has(database) && w.pg.conn != nil:
 		return "needs a connection to Postgres"
+	case has(fromKafka) && !w.Settings.Kafka.Enabled:
+		return "KAFKA_ENABLED=false"
 	case has(fromTable) && w.pg.table == nil:
 		return "needs the table"
 	case has(fromPublication) && w.pg.publication == nil:
@@ -275,5 +292,5 @@ func (c check) run(w *world) []Result {
 
 // checks are all there are.
 func checks() []check {
-	return slices.Concat(settingsChecks(), postgresChecks(), slotChecks(), publicationChecks())
+	return slices.Concat(settingsChecks(), postgresChecks(), slotChecks(), publicationChecks(), kafkaChecks(), rightsChecks(), hostChecks())
 }

@@ -4,9 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/holdwall/outbox-relay/checkpoint"
 	"github.com/holdwall/outbox-relay/internal/config"
@@ -37,6 +40,13 @@ func facts(version int) *world {
 		slot: &replication.Slot{
 			Name: "outbox_relay", Plugin: "pgoutput", Database: "shop", Failover: version >= 170000, RestartLSN: 100, ConfirmedLSN: 200, CurrentLSN: 300, WALStatus: "reserved", SafeBytes: 1 << 30,
 		},
+	}
+	w.host = &machine{}
+	w.kafka = &cluster{
+		reached: true, brokers: []kadm.BrokerDetail{{NodeID: 0, Host: "b-0", Port: 9092}, {NodeID: 1, Host: "b-1", Port: 9092}, {NodeID: 2, Host: "b-2", Port: 9092}},
+		broker:      map[string]string{"transaction.max.timeout.ms": "900000", "transactional.id.expiration.ms": "604800000"},
+		events:      map[string]string{"max.message.bytes": "1048588", "message.timestamp.before.max.ms": "9223372036854775807"},
+		logReplicas: 3, log: map[string]string{"min.insync.replicas": "2"},
 	}
 	for _, name := range w.Settings.Outbox.Columns.Names() {
 		oid := map[string]uint32{"headers": 3802, "payload": 3802, "kafka_partition": 23, "created_at": 1184, "payload_bytes": 17}[name]
@@ -129,6 +139,26 @@ func TestJudgements(t *testing.T) {
 		"in sync": {Slot, "standbys", 170000, func(w *world) {
 			w.standbys = []standby{{host: "db-2", facts: standbyFacts{Recovery: true, Sync: "on", Feedback: "on", Primary: "standby_1", Slot: true}}}
 		}, nil},
+		"clock is ahead":   {Host, "clock", 150000, func(w *world) { w.pg.skew = 90 * time.Second }, []string{"warn OBX-1316"}},
+		"clock is in time": {Host, "clock", 150000, func(w *world) { w.pg.skew, w.pg.skewError = 6*time.Second, 2*time.Second }, nil},
+		"slow resolver":    {Host, "resolver", 150000, func(w *world) { w.host.names = []lookup{{name: "db-1", took: 3 * time.Second}} }, []string{"warn OBX-1315"}},
+		"superuser":        {Rights, "role", 150000, func(w *world) { w.pg.server.Super = true }, []string{"warn OBX-3300"}},
+		"everybody writes": {Rights, "public", 150000, func(w *world) { w.pg.table.Public = []string{"INSERT"} }, []string{"warn OBX-3301"}},
+		"principal is an administrator": {Rights, "principal", 150000, func(w *world) {
+			w.Settings.Kafka.Client.SASL.Mechanism, w.kafka.operations = "plain", []kadm.ACLOperation{kmsg.ACLOperationAlter}
+		}, []string{"warn OBX-3302"}},
+		"transactional id is not granted": {Rights, "transactional_id", 150000, func(w *world) { w.kafka.denied = true }, []string{"fail OBX-5004"}},
+		"transactions are too long":       {Kafka, "transaction_timeout", 150000, func(w *world) { w.kafka.broker["transaction.max.timeout.ms"] = "30000" }, []string{"fail OBX-5008"}},
+		"ids are forgotten":               {Kafka, "transaction_expiry", 150000, func(w *world) { w.kafka.broker["transactional.id.expiration.ms"] = "60000" }, []string{"warn OBX-5110"}},
+		"transaction hangs": {Kafka, "transaction_open", 150000, func(w *world) {
+			w.kafka.transaction = &kadm.DescribedTransaction{State: "Ongoing", TimeoutMillis: 60000, StartTimestamp: time.Now().Add(-time.Hour).UnixMilli()}
+		}, []string{"fail OBX-5111"}},
+		"transactions in one copy":         {Kafka, "transaction_log", 150000, func(w *world) { w.kafka.logReplicas = 1 }, []string{"warn OBX-5115"}},
+		"transactions acknowledged by one": {Kafka, "transaction_log", 150000, func(w *world) { w.kafka.log["min.insync.replicas"] = "1" }, []string{"warn OBX-5115"}},
+		"events larger than rows":          {Kafka, "row_limit", 150000, func(w *world) { w.kafka.events["max.message.bytes"] = "134217728" }, []string{"warn OBX-5112"}},
+		"old records are refused":          {Kafka, "timestamps", 150000, func(w *world) { w.kafka.events["message.timestamp.before.max.ms"] = "3600000" }, []string{"warn OBX-5114"}},
+		"one seed":                         {Kafka, "seeds", 150000, func(w *world) { w.Settings.Kafka.Client.Brokers = []string{"b-0:9092"} }, []string{"warn OBX-5116"}},
+		"a name in front":                  {Kafka, "seeds", 150000, func(w *world) { w.Settings.Kafka.Client.Brokers = []string{"kafka:9092"} }, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -158,5 +188,15 @@ func TestChecksAreDeclared(t *testing.T) {
 			t.Errorf("%s is there twice, or does not say what it is about", id)
 		}
 		seen[id] = true
+	}
+}
+
+func TestOpenFiles(t *testing.T) {
+	t.Parallel()
+	if a := judgeFiles(256); len(a.problems) != 1 || a.problems[0].fault.Code != fault.OpenFiles {
+		t.Errorf("%+v", a)
+	}
+	if a := judgeFiles(65536); len(a.problems) != 0 {
+		t.Errorf("%+v", a)
 	}
 }

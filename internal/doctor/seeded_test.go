@@ -2,7 +2,16 @@ package doctor_test
 
 import (
 	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
 	"fmt"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -10,6 +19,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kversion"
 
 	"github.com/holdwall/outbox-relay/internal/doctor"
 )
@@ -18,6 +29,7 @@ import (
 // everything that the doctor then says, as "status group code".
 type seeded struct {
 	name   string
+	opts   []kfake.Opt
 	before func(t *testing.T, w *world) // before init
 	after  func(t *testing.T, w *world)
 	want   []string
@@ -160,12 +172,12 @@ func postgresSeeds() []seeded {
 func slotSeeds() []seeded {
 	drop := onSlot("SELECT pg_drop_replication_slot('%s')")
 	return []seeded{
-		{name: "never initialised", want: []string{"fail slot OBX-4001", "fail publication OBX-3020", "fail publication OBX-3022"}},
+		{name: "never initialised", want: []string{"fail slot OBX-4001", "fail publication OBX-3020", "fail publication OBX-3022", "fail kafka OBX-5005", "fail kafka OBX-5005", "warn kafka OBX-5005", "fail kafka OBX-5005"}},
 		{name: "slot dropped", after: drop, want: []string{"fail slot OBX-4001"}},
 		{name: "slot of another plugin", after: all(drop, onSlot("SELECT pg_create_logical_replication_slot('%s', 'test_decoding')")), want: []string{"fail slot OBX-3104"}},
 		{name: "slot made anew", after: all(writeWAL(1), drop, onSlot("SELECT pg_create_logical_replication_slot('%s', 'pgoutput')")), want: []string{"fail slot OBX-4008"}},
 		{name: "checkpoint of another relay", after: env("OUTBOX_NAME", "payments", "KAFKA_CHECKPOINT_TOPIC", "outbox.outbox.checkpoint"), want: []string{"fail slot OBX-4002"}},
-		{name: "topic of checkpoints is another", after: env("KAFKA_CHECKPOINT_TOPIC", "elsewhere"), want: []string{"fail slot OBX-4002"}},
+		{name: "topic of checkpoints is another", after: env("KAFKA_CHECKPOINT_TOPIC", "elsewhere"), want: []string{"fail slot OBX-4002", "fail kafka OBX-5005"}},
 		{name: "slot is held by a stranger", after: func(t *testing.T, w *world) {
 			c, err := pgconn.ParseConfig(w.db.URL())
 			if err != nil {
@@ -259,13 +271,107 @@ func outboxDDL(kind, key string) string {
 	  created_at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (` + key + "))"
 }
 
+func kafkaSeeds() []seeded {
+	topic := func(name, key, value string) func(*testing.T, *world) {
+		return func(t *testing.T, w *world) { w.configure(t, name, key, value) }
+	}
+	return []seeded{
+		{name: "one broker of three", after: func(_ *testing.T, w *world) { w.env["KAFKA_BROKERS"] = w.cluster.ListenAddrs()[0] }, want: []string{"warn kafka OBX-5116"}},
+		{name: "nobody listens at a broker", after: func(_ *testing.T, w *world) {
+			w.env["KAFKA_BROKERS"] += ",127.0.0.1:1"
+		}, want: []string{"fail kafka OBX-5022"}},
+		{name: "name of a broker does not resolve", after: func(_ *testing.T, w *world) {
+			w.env["KAFKA_BROKERS"] += ",nowhere.invalid:9092"
+		}, want: []string{"fail kafka OBX-5020"}},
+		{name: "no Kafka", after: env("KAFKA_BROKERS", "127.0.0.1:1,127.0.0.1:2"), want: []string{"fail kafka OBX-5022", "fail kafka OBX-5022"}},
+		{name: "checkpoints are deleted by age", after: topic("outbox.outbox.checkpoint", "cleanup.policy", "delete"), want: []string{"fail kafka OBX-5006"}},
+		{name: "events are compacted", after: topic("outbox.events", "cleanup.policy", "compact"), want: []string{"warn kafka OBX-5103"}},
+		{name: "letters expire", after: topic("outbox.events.dlq", "retention.ms", "604800000"), want: []string{"warn kafka OBX-5103"}},
+		{name: "letters are smaller than events", after: topic("outbox.events.dlq", "max.message.bytes", "1000"), want: []string{"warn kafka OBX-5103"}},
+		{name: "state of letters is deleted by age", after: topic("outbox.events.dlq.state", "cleanup.policy", "delete"), want: []string{"fail kafka OBX-5103"}},
+		{name: "one replica is enough", after: topic("outbox.events", "min.insync.replicas", "1"), want: []string{"warn kafka OBX-5101"}},
+		{name: "more replicas are asked for than there are", after: topic("outbox.events", "min.insync.replicas", "4"), want: []string{"fail kafka OBX-5101"}},
+		{name: "old records are refused", after: topic("outbox.events", "message.timestamp.before.max.ms", "3600000"), want: []string{"warn kafka OBX-5114"}},
+		{name: "events larger than rows", after: all(topic("outbox.events", "max.message.bytes", "4194304"), env("OUTBOX_MAX_ROW_BYTES", "2MiB")), want: []string{"warn kafka OBX-5112"}},
+		{name: "topic of events is missing", after: env("KAFKA_EVENTS_TOPIC", "orders", "KAFKA_DLQ_TOPIC", "outbox.events.dlq"), want: []string{"fail kafka OBX-5005"}},
+		{name: "old release", opts: []kfake.Opt{kfake.MaxVersions(kversion.V3_7_0())}, want: []string{"warn kafka OBX-5104", "warn kafka OBX-5104", "warn kafka OBX-5104"}},
+		{name: "transactions longer than allowed", opts: []kfake.Opt{kfake.BrokerConfigs(map[string]string{"transaction.max.timeout.ms": "30000", "min.insync.replicas": "2"})}, want: []string{"fail kafka OBX-5008"}},
+	}
+}
+
+func rightsSeeds() []seeded {
+	return []seeded{
+		{name: "relay is a superuser", after: onRole("ALTER ROLE %s SUPERUSER"), want: []string{"warn rights OBX-3300"}},
+		{name: "everybody may insert", after: sql("GRANT INSERT ON outbox.events TO PUBLIC"), want: []string{"warn rights OBX-3301"}},
+		{name: "role may not connect", after: func(t *testing.T, w *world) { w.db.Exec(t, "REVOKE CONNECT ON DATABASE "+w.db.Name+" FROM PUBLIC") }, want: []string{"fail postgres OBX-3012"}},
+	}
+}
+
+func hostSeeds() []seeded {
+	return []seeded{
+		{name: "HEALTH_ADDR is taken", after: func(t *testing.T, w *world) {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { l.Close() })
+			w.env["HEALTH_ADDR"] = l.Addr().String()
+		}, want: []string{"warn host OBX-1312"}},
+		{name: "password for everybody", after: func(t *testing.T, w *world) {
+			path := filepath.Join(t.TempDir(), "url")
+			if err := os.WriteFile(path, []byte(w.env["DATABASE_URL"]), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			w.secrets = map[string]string{"DATABASE_URL_FILE": path}
+		}, want: []string{"warn host OBX-1313"}},
+		{name: "little memory", after: func(t *testing.T, w *world) {
+			w.root = t.TempDir()
+			if err := os.MkdirAll(filepath.Join(w.root, "sys/fs/cgroup"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(w.root, "sys/fs/cgroup/memory.max"), []byte("134217728\n"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}, want: []string{"warn host OBX-1311"}},
+		{
+			name: "authority has ended", after: func(t *testing.T, w *world) { w.env["KAFKA_TLS_CA_FILE"] = certificate(t, time.Now().Add(-time.Hour)) },
+			want: []string{"warn config OBX-1301", "fail host OBX-1314"},
+		},
+		{
+			name: "authority ends soon", after: func(t *testing.T, w *world) {
+				w.env["KAFKA_TLS_CA_FILE"] = certificate(t, time.Now().Add(48*time.Hour))
+			},
+			want: []string{"warn config OBX-1301", "warn host OBX-1314"},
+		},
+	}
+}
+
+// certificate is a file with one that ends then.
+func certificate(t *testing.T, end time.Time) string {
+	t.Helper()
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, NotBefore: end.Add(-24 * time.Hour), NotAfter: end, IsCA: true}
+	der, err := x509.CreateCertificate(rand.Reader, c, c, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
 // Each misconfiguration is found by its own code, and nothing else is said.
 func TestSeeded(t *testing.T) {
 	pg := server(t, nil)
-	for _, seeds := range [][]seeded{settingsSeeds(), postgresSeeds(), slotSeeds(), publicationSeeds()} {
+	for _, seeds := range [][]seeded{settingsSeeds(), postgresSeeds(), slotSeeds(), publicationSeeds(), kafkaSeeds(), rightsSeeds(), hostSeeds()} {
 		for _, s := range seeds {
 			t.Run(s.name, func(t *testing.T) {
-				w := newWorld(t, pg)
+				w := newWorld(t, pg, s.opts...)
 				if s.before != nil {
 					s.before(t, w)
 				}

@@ -12,6 +12,7 @@ import (
 	"github.com/alecthomas/kong"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/rs/zerolog"
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -48,6 +49,8 @@ type world struct {
 	cluster *kfake.Cluster
 	env     map[string]string
 	limits  doctor.Limits
+	secrets map[string]string
+	root    string
 	only    []doctor.Group
 }
 
@@ -149,12 +152,29 @@ func (w *world) init(t *testing.T) {
 	}
 }
 
+// configure changes one setting of a topic.
+func (w *world) configure(t *testing.T, topic, key, value string) {
+	t.Helper()
+	cl, err := kgo.NewClient(kgo.SeedBrokers(w.cluster.ListenAddrs()...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	answers, err := kadm.NewClient(cl).AlterTopicConfigs(t.Context(), []kadm.AlterConfig{{Op: kadm.SetConfig, Name: key, Value: &value}}, topic)
+	if err == nil {
+		_, err = answers.On(topic, func(a *kadm.AlterConfigsResponse) error { return a.Err })
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 func (w *world) examine(t *testing.T) doctor.Report {
 	t.Helper()
 	cfg, problems, warnings := w.settings(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	r, err := doctor.Run(ctx, doctor.Config{Settings: cfg, Problems: problems, Warnings: warnings, Only: w.only, Limits: w.limits, Log: zerolog.Nop()})
+	r, err := doctor.Run(ctx, doctor.Config{Settings: cfg, Problems: problems, Warnings: warnings, Only: w.only, Limits: w.limits, SecretFiles: w.secrets, Root: w.root, Log: zerolog.Nop()})
 	if err != nil {
 		t.Fatal(err)
 	}

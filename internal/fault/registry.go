@@ -26,6 +26,14 @@ var (
 	RelayDisabled      = code("OBX-1303", "relay_disabled", Finding, "nothing is relayed; a slot that exists keeps all WAL meanwhile", "unset KAFKA_ENABLED, or drop the slot if no relay is wanted")
 	TimeoutsContradict = code("OBX-1304", "timeouts_contradict", Finding, "half of the transaction's time is all that a slow request and the read-back have together: a cluster that is merely slow ends every session", "KAFKA_TRANSACTION_TIMEOUT=60s")
 
+	OpenFiles         = code("OBX-1310", "open_files", Finding, "each connection to Postgres, Kafka and HTTP takes one, and without one nothing can be opened any more", "ulimit -n 65536; for systemd: LimitNOFILE=65536")
+	MemoryLimit       = code("OBX-1311", "memory_limit", Finding, "one large row or one full group may take more, and then the kernel ends the relay", "raise the limit, or lower OUTBOX_MAX_ROW_BYTES and OUTBOX_BATCH_MAX_BYTES")
+	HealthAddrTaken   = code("OBX-1312", "health_addr_taken", Finding, "serve would end at start, because it cannot listen", "HEALTH_ADDR=127.0.0.1:<free port>")
+	SecretReadable    = code("OBX-1313", "secret_readable", Finding, "every user of this host can read it", "chmod 600 <file>")
+	ClientCertificate = code("OBX-1314", "client_certificate", Finding, "from then on the relay is not let in, or takes nobody for a broker", "renew it; the relay reads the file at its next start")
+	ResolverSlow      = code("OBX-1315", "resolver_slow", Finding, "each connection begins with that name, and takes that much longer to come back", "look at the resolver: cat /etc/resolv.conf; in Kubernetes end the name with a dot, or lower ndots")
+	ClockSkew         = code("OBX-1316", "clock_skew", Finding, "latencies and ages are wrong by that much, and brokers refuse records from an hour ahead", "have both hosts keep time: chronyc tracking, timedatectl")
+
 	RowDecode      = code("OBX-2001", "decode", Reject, "a column of the row cannot be read as what the outbox needs", "correct the writer; the letter holds the row")
 	RowTooLarge    = code("OBX-2002", "too_large", Reject, "the record is larger than max.message.bytes of its topic", "raise max.message.bytes of the topic, or make the payload smaller")
 	RowTopic       = code("OBX-2003", "invalid_topic", Reject, "the row asks for a topic name that Kafka does not allow", "topic names are 1 to 249 of [A-Za-z0-9._-], and not . or ..")
@@ -115,6 +123,10 @@ var (
 	PublicationWide     = code("OBX-3235", "publication_wide", Finding, "rows of other tables are decoded, sent over the network and dropped by the relay", "ALTER PUBLICATION <publication> SET TABLE <table>")
 	PublicationColumns  = code("OBX-3236", "publication_columns", Finding, "a column list leaves out what an event needs, so every row becomes a dead letter or lacks what it says", "ALTER PUBLICATION <publication> SET TABLE <table>, without a list")
 	ColumnGenerated     = code("OBX-3237", "column_generated", Finding, "Postgres does not publish generated columns unless it is told to", "make an ordinary column of it: ALTER TABLE <table> ALTER COLUMN <column> DROP EXPRESSION")
+
+	RoleStrong      = code("OBX-3300", "role_strong", Finding, "whoever gets hold of the relay's password gets the whole server", "outbox-relay doctor --print-sql prints a role with what is needed and no more")
+	TablePublic     = code("OBX-3301", "table_public", Finding, "everybody who can connect can make events", "REVOKE ALL ON <table> FROM PUBLIC; outbox-relay doctor --print-sql prints what writers need")
+	PrincipalStrong = code("OBX-3302", "principal_strong", Finding, "whoever gets hold of the relay's password gets the whole cluster", "outbox-relay doctor --print-acls prints what is needed and no more")
 
 	SlotUnconfirmed = code("OBX-3400", "slot_unconfirmed", Usage, "a slot is changed only for somebody who repeats its name", "repeat the command with --yes <slot>")
 	SlotWouldLose   = code("OBX-3401", "slot_would_lose", Halt, "the change would take events away from the relay", "repeat the range exactly as the message prints it, if the loss is meant")
@@ -236,6 +248,13 @@ var (
 	TLSUnverified      = code("OBX-5106", "tls_unverified", Finding, "KAFKA_TLS_INSECURE_SKIP_VERIFY accepts any certificate, and so any impostor", "KAFKA_TLS_CA_FILE=<PEM file of the authority>, and remove the setting")
 	ProbeContradicted  = code("OBX-5107", "probe_contradicted", Finding, "a committed record cannot be read, or one that was aborted can", "do not run the relay on these brokers; look at their logs and versions")
 	AddressUnreachable = code("OBX-5108", "address_unreachable", Finding, "a broker's name has several addresses, and not all of them answer", "remove the address from the name, or have the broker listen on it")
+
+	TransactionalExpiry = code("OBX-5110", "transactional_expiry", Finding, "a relay that has nothing to send for that long loses its transactional id, and begins a new session", "raise transactional.id.expiration.ms of the brokers; 604800000 is the default")
+	TransactionHanging  = code("OBX-5111", "transaction_hanging", Finding, "readers of committed records see nothing behind it", "kafka-transactions.sh --bootstrap-server <broker> find-hanging --broker-id <id>; then abort it with the same tool")
+	RowLimit            = code("OBX-5112", "row_limit", Finding, "a row that Kafka would take halts the relay, because it may not read it", "raise OUTBOX_MAX_ROW_BYTES above max.message.bytes")
+	TimestampLimit      = code("OBX-5114", "timestamp_limit", Finding, "after an outage, or from a replay, Kafka refuses records that are older", "kafka-configs.sh --bootstrap-server <broker> --alter --entity-type topics --entity-name <topic> --delete-config message.timestamp.before.max.ms")
+	TransactionLog      = code("OBX-5115", "transaction_log", Finding, "the loss of one broker stops all transactions, or loses what was decided about one", "raise the replication factor to 3: kafka-reassign-partitions.sh; for new clusters: transaction.state.log.replication.factor=3")
+	SingleSeed          = code("OBX-5116", "single_seed", Finding, "while that broker is away no relay can start, although the cluster works", "name two or three brokers in KAFKA_BROKERS")
 
 	Unclassified = code("OBX-9001", "unclassified", Halt, "a failure that the relay does not know", "report it")
 	Panicked     = code("OBX-9002", "panic", Halt, "a bug in the relay; nothing was confirmed", "report it with the stack in the log")

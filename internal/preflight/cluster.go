@@ -47,6 +47,9 @@ func (r *run) cluster(ctx context.Context, in []kafka.Endpoint) error {
 		return nil
 	}
 	checkpoint := r.topics(ctx, adm)
+	if r.cfg.ReadOnly {
+		return nil
+	}
 	if !r.timeout(ctx, cl, adm) {
 		checkpoint = "needs the transactional id"
 	}

@@ -78,6 +78,8 @@ type Result struct {
 	Fix      string
 	// Connection is the class of a connection fault, such as dns or tls.
 	Connection string
+	// Fault is all of that again, for those who judge on.
+	Fault *fault.Error
 
 	rank int // place in the report
 }
@@ -111,6 +113,9 @@ type Config struct {
 	ParkKeys           bool // the relay holds keys back behind their letters
 	RetryLetters       bool // the relay replays letters by itself
 	TransactionTimeout time.Duration
+	// ReadOnly leaves out what writes: the transactional id is not taken, and
+	// there is no probe.
+	ReadOnly bool
 	Log                zerolog.Logger
 	// Lookup resolves a name; nil asks the resolver of the system.
 	Lookup func(ctx context.Context, host string) ([]netip.Addr, error)
@@ -186,6 +191,6 @@ func (s *step) warn(err error) { s.bad(Warn, err) }
 func (s *step) bad(status Status, err error) {
 	f := fault.As(err)
 	s.res.Code, s.res.Why, s.res.Fix = f.Code.ID, f.Reason(), f.Remedy()
-	s.res.Connection = f.Code.Connection()
+	s.res.Connection, s.res.Fault = f.Code.Connection(), f
 	s.end(status, strings.TrimPrefix(f.Error(), f.Code.ID+" "))
 }
