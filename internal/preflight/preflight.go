@@ -114,9 +114,9 @@ type Config struct {
 	RetryLetters       bool // the relay replays letters by itself
 	TransactionTimeout time.Duration
 	// ReadOnly leaves out what writes: the transactional id is not taken, and
-	// there is no probe.
+	// there is no probe. Only the relay's own rights are asked for.
 	ReadOnly bool
-	Log                zerolog.Logger
+	Log      zerolog.Logger
 	// Lookup resolves a name; nil asks the resolver of the system.
 	Lookup func(ctx context.Context, host string) ([]netip.Addr, error)
 }

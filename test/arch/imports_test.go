@@ -47,7 +47,7 @@ var allowed = map[string][]string{
 	},
 	"internal/gate":      {"outbox", "internal/fault"},
 	"internal/preflight": {"internal/kafka", "internal/fault"},
-	"internal/rights": {"internal/config", "outbox", "sink", "dlq"},
+	"internal/rights":    {"internal/config", "outbox", "sink", "dlq"},
 	"internal/doctor": {
 		"internal/config", "internal/fault", "internal/kafka", "internal/relay", "replication", "checkpoint", "sink", "outbox", "dlq", "internal/preflight",
 	},
