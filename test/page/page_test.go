@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/holdwall/outbox-relay/checkpoint"
 	"github.com/holdwall/outbox-relay/health"
 	"github.com/holdwall/outbox-relay/internal/fault"
 )
@@ -56,6 +57,7 @@ func TestEmpty(t *testing.T) {
 	s.streaming(40 * time.Second)
 	s.well()
 	s.set(func() { s.view, s.lag = server(16*mib, 56, gib), 0 })
+	s.rec.Opened(&checkpoint.Checkpoint{Seq: 1, Pos: checkpoint.Position{Timeline: 1, EndLSN: 0x5A01C44A58}, Time: time.Now()})
 	b.visit(t, s.URL+"/")
 	b.await(t, "document.querySelector('#answer-state .say').textContent === 'Yes' && !document.querySelector('#first').hidden && document.querySelectorAll('#checks li').length > 4")
 	if got := b.text(t, "#first"); !strings.Contains(got, "INSERT INTO outbox.events (aggregatetype, aggregateid, type, payload)") {

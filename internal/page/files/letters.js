@@ -1,6 +1,7 @@
 // Dead letters and the verbs: what needs the admin listener and its token. The
 // token is kept for this tab alone.
 import { $, h, put, text, type, count, clock } from "./dom.js";
+import { uncounted } from "./verdict.js";
 
 const KEY = "outbox-relay-admin-token";
 const admin = { here: false, tokenSet: false, state: "open", letters: [], chosen: new Set(), lastTotal: -1 };
@@ -38,7 +39,7 @@ function outcome(id, tone, message) {
 // show is called with each status.
 export function show(s) {
   const n = s.totals.dead_letters, parked = s.totals.parked_keys;
-  text($("letters-count"), !s.positions.checkpoint_seq ? "counted by the replica that leads" : `${count(n)} written since init${parked ? `, ${count(parked)} keys parked behind one` : ""}`);
+  text($("letters-count"), !s.positions.checkpoint_seq ? uncounted(s) : `${count(n)} written since init${parked ? `, ${count(parked)} keys parked behind one` : ""}`);
   const open = admin.here && admin.tokenSet && token() !== "";
   const key = [admin.here, admin.tokenSet, open, s.admin?.addr, s.admin?.token_set].join();
   if (key !== admin.key) {

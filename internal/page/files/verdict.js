@@ -122,18 +122,21 @@ export function way(s) {
   const wal = v ? (v.wal_bytes_per_second > 0 ? `WAL grows ${bytes(v.wal_bytes_per_second)}/s` : "WAL rests") : "";
   return {
     nodes: [
-      { name: "Postgres", tone: pgDown ? "bad" : v ? "ok" : "none", count: pgDown ? "no answer" : s.positions.server_lsn || "–", note: pgDown ? "rows cannot be committed either" : wal },
+      { name: "Postgres", tone: pgDown ? "bad" : v ? "ok" : "none", count: pgDown ? "no answer" : s.positions.server_lsn || "–", note: pgDown ? "not reached from here" : wal },
       { name: "Slot", tone: !x ? "none" : pgDown ? "none" : !x.exists || lost ? "bad" : read(s, x) ? "ok" : "warn",
         count: !x ? "–" : !x.exists ? "missing" : lost ? "lost" : bytes(x.retained_bytes), note: x?.exists ? (read(s, x) ? "held, WAL kept for it" : "nobody reads it") : s.names.slot },
       { name: "Relay", tone: s.halted ? "bad" : s.ready && !paused(s) ? "ok" : s.state === "disabled" || s.state === "starting" ? "none" : "warn",
-        count: s.state === "streaming" && !paused(s) ? `${rate1(s.rates.rows_per_second)}/s` : paused(s) ? "paused" : s.halted ? "halted" : s.state, note: s.role === "standby" ? "another one leads" : s.state === "streaming" ? "rows, mean of 10 s" : "" },
+        count: s.state === "streaming" && !paused(s) ? `${rate1(s.rates.rows_per_second)}/s` : paused(s) ? "paused" : s.halted ? "halted" : s.state, note: s.role === "standby" ? "another one leads" : s.state === "streaming" && !paused(s) ? "rows, mean of 10 s" : "" },
       { name: "Kafka", tone: kafkaDown ? "bad" : streaming ? "ok" : "none", count: kafkaDown ? "no session" : known ? count(s.totals.rows - s.totals.dead_letters) : "–",
-        note: !known ? "counted by the replica that leads" : s.totals.dead_letters > 0 ? `events, and ${count(s.totals.dead_letters)} dead letters` : "events since init" },
+        note: !known ? uncounted(s) : s.totals.dead_letters > 0 ? `events, and ${count(s.totals.dead_letters)} dead letters` : "events since init" },
       { name: "Consumers", tone: "none", count: s.latency.p50_seconds === null ? "–" : span(s.latency.p50_seconds), note: "until read_committed readers see it" },
     ],
     wires: [pgDown ? "cut" : flow, pgDown || lost || x?.exists === false ? "cut" : streaming ? flow : "0", kafkaDown ? "cut" : flow, flow],
   };
 }
+
+// uncounted is why this replica has no totals.
+export const uncounted = (s) => (s.role === "standby" ? "counted by the replica that leads" : "no checkpoint seen yet");
 
 const rate1 = (n) => (n === 0 ? "0" : n < 9.95 ? n.toFixed(1) : count(Math.round(n)));
 

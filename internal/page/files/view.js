@@ -26,7 +26,7 @@ export function show(s) {
   if (news !== announced) { announced = news; text($("announce"), news); }
 
   showMatters(matters(s));
-  const empty = s.state === "streaming" && s.totals.rows === 0;
+  const empty = s.state === "streaming" && s.totals.rows === 0 && !paused(s);
   $("first").hidden = !empty;
   if (empty) put($("first-type"), s.names.table, type(insert(s.names)), h("p", { class: "lead" }, "and to see it in Kafka:"),
     type(`kafka-console-consumer.sh --bootstrap-server <broker> --topic ${s.names.events_topic} --from-beginning --isolation-level read_committed`));
