@@ -29,12 +29,16 @@ func (s *Source) notice(msg *pgproto3.NoticeResponse) error {
 		return nil
 	}
 	s.log.Warn().Str("sqlstate", msg.Code).Msg("notice from Postgres: " + msg.Message)
-	if msg.Code == "42704" || msg.Code == "55000" {
-		// Postgres 18 skips the rows of a missing publication with a warning
-		// where older servers stop with an error 42704. The warning has another
-		// state: object_not_in_prerequisite_state (LoadPublications in
-		// pgoutput.c).
+	if skipsRows(msg.Code, msg.Routine) {
 		return fault.Wrap(pgconn.ErrorResponseToPgError((*pgproto3.ErrorResponse)(msg)), fault.PublicationHole, "read the stream")
 	}
 	return nil
+}
+
+// skipsRows tells a warning with which Postgres 18 leaves out the rows of a
+// missing publication, where older servers stop with an error 42704. The warning
+// has another state: object_not_in_prerequisite_state (LoadPublications in
+// pgoutput.c).
+func skipsRows(state, routine string) bool {
+	return routine != waitingForStandby && (state == "42704" || state == "55000")
 }

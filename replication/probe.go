@@ -28,6 +28,8 @@ type Server struct {
 	version int // server_version_num
 	// sender is the wal_sender_timeout to ask for; 0: none.
 	sender time.Duration
+	// skipped is the server's warning that it left rows out of what was decoded.
+	skipped *pgconn.PgError
 	// passedOver are other hosts that are primaries too.
 	passedOver []string
 }
@@ -135,6 +137,12 @@ func (s *Server) dial(ctx context.Context) error {
 	// Poolers in transaction mode and a monitor that outlives DDL both speak
 	// against named statements.
 	pc.DefaultQueryExecMode = pgx.QueryExecModeExec
+	pc.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
+		if skipsRows(n.Code, n.Routine) {
+			e := pgconn.PgError(*n)
+			s.skipped = &e
+		}
+	}
 	ctx, cancel := context.WithTimeout(ctx, 2*pc.ConnectTimeout)
 	defer cancel()
 	conn, err := pgx.ConnectConfig(ctx, pc)

@@ -12,6 +12,10 @@
 // between them: nobody can have streamed from such a slot, because serve
 // refuses a slot without a checkpoint.
 //
+// A slot that another program has read, Debezium's connector as a rule, is taken
+// over instead of made (TakeOver): same intent, same first checkpoint, at the
+// position that its reader confirmed last.
+//
 // It leaves to others: deciding where an initialised relay resumes
 // (internal/relay), and rights, which are the operator's.
 package provision

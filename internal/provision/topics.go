@@ -76,6 +76,17 @@ func (t Topic) Create(ctx context.Context, adm *kadm.Client) error {
 	return err
 }
 
+// exists tells whether a topic does.
+func (p *Plan) exists(ctx context.Context, name string) (bool, error) {
+	cl, err := kgo.NewClient(p.Kafka...)
+	if err != nil {
+		return false, fault.Wrap(err, fault.ConfigInvalid, "make Kafka client")
+	}
+	defer cl.Close()
+	there, err := kadm.NewClient(cl).ListTopics(ctx, name)
+	return there.Has(name), kafka.Classify("look up topic "+name, err)
+}
+
 func (p *Plan) createTopics(ctx context.Context) error {
 	cl, err := kgo.NewClient(p.Kafka...)
 	if err != nil {
