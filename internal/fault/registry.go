@@ -200,7 +200,7 @@ var (
 	StandbyWait = code("OBX-4380", "standby_wait", Retry, "Postgres shows the relay nothing new until a standby that synchronized_standby_slots names has it, and that standby is away", "start the standby again; if it is gone for good: ALTER SYSTEM SET synchronized_standby_slots = ''; SELECT pg_reload_conf()")
 
 	TakeOverHeld     = code("OBX-4400", "take_over_held", Retry, "the slot is still read by the program that it is to be taken from", "stop that program so that it does not come back; for Debezium: curl -X PUT <connect>/connectors/<name>/stop")
-	TakeOverMismatch = code("OBX-4401", "take_over_mismatch", Usage, "a slot is taken over only at the position that it has now, and whoever does it repeats both", "outbox-relay init --take-over <slot> --dry-run shows slot and position")
+	TakeOverMismatch = code("OBX-4401", "take_over_mismatch", Halt, "a slot is taken over only at the position that it has now, and whoever does it repeats both", "outbox-relay init --take-over <slot> --dry-run shows slot and position")
 
 	KafkaUnreachable  = code("OBX-5001", "kafka_unreachable", Retry, "no broker answers", "check KAFKA_BROKERS, and that the advertised listeners are reachable from here")
 	KafkaTLS          = code("OBX-5002", "kafka_tls", Retry, "the TLS handshake with Kafka failed", "check KAFKA_TLS and KAFKA_TLS_CA_FILE")

@@ -51,7 +51,7 @@ func TestTakeOverFromDebezium(t *testing.T) {
 	if m["holder"] != "" || m["pending_rows"].(float64) == 0 {
 		t.Errorf("plan %v", m)
 	}
-	if out := r.Command(t, "init", "--take-over", r.Slot); out.ExitCode != 2 || !strings.Contains(out.Stderr, "OBX-4401") {
+	if out := r.Command(t, "init", "--take-over", r.Slot); out.ExitCode != 6 || !strings.Contains(out.Stderr, "OBX-4401") {
 		t.Errorf("without a position: exit %d\n%s", out.ExitCode, out.Stderr)
 	}
 	if out := r.Command(t, "serve", "--exit-on-halt"); out.ExitCode != 6 {
