@@ -11,29 +11,6 @@ import (
 	"github.com/holdwall/outbox-relay/internal/fault"
 )
 
-// Survey reads what a session would find, without taking the slot: who the
-// server is, how its timeline came about, and the slot, also one that cannot be
-// streamed from. Without a slot its Name is empty.
-func (s *Server) Survey(ctx context.Context) (State, error) {
-	st := State{Version: s.version, Host: s.describe()}
-	conn, err := s.dialReplication(ctx)
-	if err != nil {
-		return st, err
-	}
-	err = identify(ctx, conn, &st)
-	_ = conn.Close(ctx)
-	if err != nil {
-		return st, err
-	}
-	st.Slot, err = Inspect(ctx, s.conn, s.cfg.Slot)
-	if errors.Is(err, ErrNoSlot) {
-		st.Slot = Slot{}
-	} else if err != nil {
-		return st, classify(err, fault.Unclassified, "inspect slot")
-	}
-	return st, nil
-}
-
 // DropSlotSQL drops the slot.
 func (c Config) DropSlotSQL() string { return "SELECT pg_drop_replication_slot('" + c.Slot + "')" }
 

@@ -308,7 +308,7 @@ func (r *Recovery) Caveats() []string {
 	if len(r.cfg.Topics) == 0 {
 		all = append(all, "events in topics that no row of the table belongs to any more: --topic names them")
 	}
-	if n := r.Found.Missing.Count; n > 0 && (r.Slot == KeepSlot || r.cfg.Missing) {
+	if n := r.Found.Missing.Count; n > 0 && (r.cfg.Missing || r.ByHeaders) {
 		all = append(all, "whether consumers mind: missing rows come behind events of their keys that were committed later")
 	}
 	return all

@@ -74,7 +74,7 @@ func LookAround(ctx context.Context, cfg Config, srv *replication.Server) (*Surv
 	}
 	s := &Survey{}
 	var err error
-	if s.Server, err = srv.Survey(ctx); err != nil {
+	if s.Server, err = srv.Look(ctx); err != nil {
 		return nil, err
 	}
 	columns, err := srv.Columns(ctx)

@@ -136,7 +136,11 @@ func TestRecoverKilled(t *testing.T) {
 		// The barrier and the word that it goes on are two; groups come behind.
 		after := rng.Int64N(8)
 		began := time.Now()
-		go underWay(t, r, after, moment, over)
+		if after == 0 {
+			time.AfterFunc(time.Duration(rng.Int64N(int64(2*time.Second))), func() { moment <- time.Now() })
+		} else {
+			go underWay(t, r, after, moment, over)
+		}
 		out := harness.KillRelay(t, r.Bin, r.Env, moment, "recover", "--yes")
 		close(over)
 		if out.ExitCode != -1 {

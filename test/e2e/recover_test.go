@@ -2,10 +2,12 @@ package e2e
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/holdwall/outbox-relay/checkpoint"
@@ -43,7 +45,7 @@ func recovers(t testing.TB, r *rig.Rig, exit int, args ...string) recovered {
 		t.Fatalf("recover %v: exit %d, want %d\n%s%s", args, out.ExitCode, exit, out.Stdout, out.Stderr)
 	}
 	var v recovered
-	if err := json.Unmarshal([]byte(out.Stdout), &v); err != nil && exit == 0 {
+	if err := json.Unmarshal([]byte(out.Stdout), &v); err != nil {
 		t.Fatalf("%v: %s", err, out.Stdout)
 	}
 	return v
@@ -119,5 +121,77 @@ func TestRecoverSlotDropped(t *testing.T) {
 	}
 	if len(overrides) != 2 || !strings.HasPrefix(overrides[1], "recover OBX-3101") || !strings.Contains(overrides[1], "5 rows") {
 		t.Errorf("overrides: %q", overrides)
+	}
+}
+
+// A deleted checkpoint topic: what was published says how far that had come.
+// Nothing is decided without a person.
+func TestRecoverCheckpointDeleted(t *testing.T) {
+	ctx := within(t, 90*time.Second)
+	r := history(ctx, t)
+	admin(t, r, func(adm *kadm.Client) error {
+		_, err := adm.DeleteTopic(ctx, r.Checkpoint)
+		return err
+	})
+	r.Insert(t, 4)
+	plan := recovers(t, r, 6)
+	if plan.Code != "OBX-4002" || len(plan.Needs) != 1 || plan.Rows.Published != 3 || plan.Rows.Pending != 4 || plan.Rows.Missing != 0 {
+		t.Fatalf("plan: %+v", plan)
+	}
+	refuses(t, r, "OBX-4301", 6, "recover", "--yes")
+	refuses(t, r, "OBX-4302", 6, "recover", "--yes", "--accept", plan.Needs[0].Accept+"0")
+	if done := recovers(t, r, 0, "--yes", "--accept", plan.Needs[0].Accept); done.Result != "done" || done.Published != 0 {
+		t.Errorf("done: %+v", done)
+	}
+	relay := r.Serve(t, nil)
+	rig.AwaitStreaming(t, relay)
+	r.AwaitCaughtUp(ctx, t)
+	stop(ctx, t, relay)
+	if n := r.Count(ctx, t, r.Events); n != 7 {
+		t.Errorf("%d events, want 7", n)
+	}
+	sound(t, r, 7)
+}
+
+// A table in partitions, with columns of other names.
+func TestRecoverPartitioned(t *testing.T) {
+	ctx := within(t, 90*time.Second)
+	r := rig.New(t, rig.Config{Partitions: 2, Env: map[string]string{"OUTBOX_TABLE": "shop.outbox", "OUTBOX_COLUMNS": "payload=data,aggregateid=agg,created_at=at"}})
+	r.Database.Exec(t, `CREATE SCHEMA shop`,
+		`CREATE TABLE shop.outbox (id bigint GENERATED ALWAYS AS IDENTITY, note text, aggregatetype text NOT NULL, agg text NOT NULL, type text NOT NULL, data jsonb, at timestamptz NOT NULL) PARTITION BY RANGE (at)`,
+		`CREATE TABLE shop.outbox_1 PARTITION OF shop.outbox FOR VALUES FROM ('2026-01-01') TO ('2026-02-01')`,
+		`CREATE TABLE shop.outbox_2 PARTITION OF shop.outbox FOR VALUES FROM ('2026-02-01') TO (MAXVALUE)`)
+	insert := func(n int) {
+		r.Database.Exec(t, fmt.Sprintf(`INSERT INTO shop.outbox (aggregatetype, agg, type, data, at)
+		    SELECT 'order', 'k' || i %% 3, 'Created', '{}', now() - interval '1 second' * (%d - i) FROM generate_series(1, %d) i`, n, n))
+	}
+	r.Init(t)
+	relay := r.Serve(t, nil)
+	rig.AwaitStreaming(t, relay)
+	insert(5)
+	r.AwaitCaughtUp(ctx, t)
+	stop(ctx, t, relay)
+	dropSlot(t, r)
+	insert(6)
+	if done := recovers(t, r, 0, "--yes"); done.Published != 6 {
+		t.Errorf("done: %+v", done)
+	}
+	relay = r.Serve(t, nil)
+	rig.AwaitStreaming(t, relay)
+	insert(2)
+	r.AwaitCaughtUp(ctx, t)
+	stop(ctx, t, relay)
+	sound(t, r, 13)
+}
+
+func admin(t testing.TB, r *rig.Rig, do func(*kadm.Client) error) {
+	t.Helper()
+	cl, err := r.Kafka.Client()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	if err := do(kadm.NewClient(cl)); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -3,6 +3,8 @@ package ha
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -175,6 +177,30 @@ func TestFailoverThatLostRows(t *testing.T) {
 	if n := p.r.Count(ctx, t, p.r.Events); n != 32 {
 		t.Errorf("%d events, want 32", n)
 	}
+	if err := one.Term(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := one.Wait(ctx); err != nil {
+		t.Fatal(err)
+	}
+	// A person lists them, accepts that they stay, and the relay goes on.
+	file := filepath.Join(t.TempDir(), "lost")
+	out := p.r.Command(t, "recover", "--lost", file)
+	accept := fmt.Sprintf("diverged=%s:%s", from, to)
+	if text, err := os.ReadFile(file); err != nil || strings.Count(string(text), "\n") != 12 || out.ExitCode != 6 || !strings.Contains(out.Stdout, accept) {
+		t.Fatalf("%v, %d lines, exit %d\n%s%s", err, strings.Count(string(text), "\n"), out.ExitCode, out.Stdout, out.Stderr)
+	}
+	t.Log("\n" + out.Stdout)
+	p.r.Insert(t, 3)
+	if out := p.r.Command(t, "recover", "--yes", "--accept", accept); out.ExitCode != 0 {
+		t.Fatalf("exit %d\n%s%s", out.ExitCode, out.Stdout, out.Stderr)
+	}
+	rig.AwaitStreaming(t, p.r.Serve(t, nil))
+	p.r.Insert(t, 2)
+	p.r.AwaitCaughtUp(ctx, t)
+	if n := p.r.Count(ctx, t, p.r.Events); n != 37 {
+		t.Errorf("%d events, want 37", n)
+	}
 }
 
 // Before version 17 a logical slot stays behind on the old primary. That is said
@@ -202,4 +228,22 @@ func TestFailoverWithoutTheSlot(t *testing.T) {
 	p.promote(t)
 	rig.AwaitHalt(t, one, "OBX-3101")
 	rig.AwaitHalt(t, blind, "OBX-3101")
+	for _, relay := range []*harness.Relay{one, blind} {
+		if err := relay.Term(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := relay.Wait(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.r.Insert(t, 4)
+	if out := p.r.Command(t, "recover", "--yes"); out.ExitCode != 0 || !strings.Contains(out.Stdout, "4 rows published") {
+		t.Fatalf("exit %d\n%s%s", out.ExitCode, out.Stdout, out.Stderr)
+	}
+	rig.AwaitStreaming(t, p.r.Serve(t, nil))
+	p.r.Insert(t, 2)
+	p.r.AwaitCaughtUp(ctx, t)
+	if n := p.r.Count(ctx, t, p.r.Events); n != 26 {
+		t.Errorf("%d events, want 26", n)
+	}
 }

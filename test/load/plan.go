@@ -58,6 +58,7 @@ type planner struct {
 	rng    *rand.Rand
 	writer int
 	tx     int
+	clock  time.Time // of the last row
 	kinds  []kind // by weight
 }
 
@@ -166,7 +167,14 @@ var noHeaders = []byte("{}")
 
 // row builds the row that has number seq of its key.
 func (p *planner) row(pl *plan, n int, key string, seq uint32, undone bool) (row, error) {
-	r := row{key: key, headers: noHeaders, created: pgtype.Timestamptz{Time: time.Now(), Valid: true}}
+	// No two rows of a writer at the same microsecond: whoever has only the table
+	// to go by could not tell their order.
+	now := time.Now().Truncate(time.Microsecond)
+	if !now.After(p.clock) {
+		now = p.clock.Add(time.Microsecond)
+	}
+	p.clock = now
+	r := row{key: key, headers: noHeaders, created: pgtype.Timestamptz{Time: now, Valid: true}}
 	for i := 0; i < len(r.id); i += 8 {
 		v := p.rng.Uint64()
 		for j := range 8 {
