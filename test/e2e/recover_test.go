@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -129,7 +130,7 @@ func TestRecoverSlotDropped(t *testing.T) {
 func TestRecoverCheckpointDeleted(t *testing.T) {
 	ctx := within(t, 90*time.Second)
 	r := history(ctx, t)
-	admin(t, r, func(adm *kadm.Client) error {
+	admin(t, r, func(ctx context.Context, adm *kadm.Client) error {
 		_, err := adm.DeleteTopic(ctx, r.Checkpoint)
 		return err
 	})
@@ -182,16 +183,4 @@ func TestRecoverPartitioned(t *testing.T) {
 	r.AwaitCaughtUp(ctx, t)
 	stop(ctx, t, relay)
 	sound(t, r, 13)
-}
-
-func admin(t testing.TB, r *rig.Rig, do func(*kadm.Client) error) {
-	t.Helper()
-	cl, err := r.Kafka.Client()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer cl.Close()
-	if err := do(kadm.NewClient(cl)); err != nil {
-		t.Fatal(err)
-	}
 }

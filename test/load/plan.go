@@ -59,7 +59,7 @@ type planner struct {
 	writer int
 	tx     int
 	clock  time.Time // of the last row
-	kinds  []kind // by weight
+	kinds  []kind    // by weight
 }
 
 func newPlanner(cfg Config, writer int) *planner {
