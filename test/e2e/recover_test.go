@@ -159,9 +159,9 @@ func TestRecoverPartitioned(t *testing.T) {
 	ctx := within(t, 90*time.Second)
 	r := rig.New(t, rig.Config{Partitions: 2, Env: map[string]string{"OUTBOX_TABLE": "shop.outbox", "OUTBOX_COLUMNS": "payload=data,aggregateid=agg,created_at=at"}})
 	r.Database.Exec(t, `CREATE SCHEMA shop`,
-		`CREATE TABLE shop.outbox (id bigint GENERATED ALWAYS AS IDENTITY, note text, aggregatetype text NOT NULL, agg text NOT NULL, type text NOT NULL, data jsonb, at timestamptz NOT NULL) PARTITION BY RANGE (at)`,
-		`CREATE TABLE shop.outbox_1 PARTITION OF shop.outbox FOR VALUES FROM ('2026-01-01') TO ('2026-02-01')`,
-		`CREATE TABLE shop.outbox_2 PARTITION OF shop.outbox FOR VALUES FROM ('2026-02-01') TO (MAXVALUE)`)
+		`CREATE TABLE shop.outbox (id uuid NOT NULL DEFAULT gen_random_uuid(), note text, aggregatetype text NOT NULL, agg text NOT NULL, type text NOT NULL, data jsonb, at timestamptz NOT NULL) PARTITION BY HASH (id)`,
+		`CREATE TABLE shop.outbox_1 PARTITION OF shop.outbox FOR VALUES WITH (MODULUS 2, REMAINDER 0)`,
+		`CREATE TABLE shop.outbox_2 PARTITION OF shop.outbox FOR VALUES WITH (MODULUS 2, REMAINDER 1)`)
 	insert := func(n int) {
 		r.Database.Exec(t, fmt.Sprintf(`INSERT INTO shop.outbox (aggregatetype, agg, type, data, at)
 		    SELECT 'order', 'k' || i %% 3, 'Created', '{}', now() - interval '1 second' * (%d - i) FROM generate_series(1, %d) i`, n, n))
