@@ -146,7 +146,7 @@ func (v *recoverView) print(out io.Writer) error {
 			}
 		}
 		if r.Doubtful > 0 {
-			fmt.Fprintf(w, "unknown\t%s rows%s: they were published and their topic has deleted it since, or they never were\n", thousands(r.Doubtful), span(r.From, r.To))
+			fmt.Fprintf(w, "unknown\t%s rows%s: whether they were published, or the relay's to publish, cannot be told\n", thousands(r.Doubtful), span(r.From, r.To))
 			fmt.Fprintf(w, "\tleft out, unless --accept unknown=%d\n", r.Doubtful)
 		}
 	}

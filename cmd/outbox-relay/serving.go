@@ -303,7 +303,7 @@ func (s *service) explainMissing(ctx context.Context, err error) error {
 	}
 	return fault.Wrap(err, fault.SlotMissing, "relay %s", s.cfg.Outbox.Name).
 		WithWhy("the replication slot does not exist; whether a checkpoint does could not be asked of Kafka").
-		WithFix("outbox-relay init, if this relay is new; else see docs/errors.md#obx-3101")
+		WithFix("outbox-relay init, if this relay is new; else outbox-relay recover")
 }
 
 // validate is KAFKA_VALIDATE_ON_STARTUP: an unreachable Kafka ends serve

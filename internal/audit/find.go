@@ -36,6 +36,10 @@ type Search struct {
 	// Owed is when the relay was initialised: what was created before was never
 	// its to publish. Zero: not known.
 	Owed time.Time
+	// Younger is an SQL expression that tells of a row whether it was written after
+	// the newest that was published, whatever its time of creation says: that is the
+	// application's to set. "": not known.
+	Younger string
 	// Unpublished is a time from which on the relay has published nothing: what
 	// was created later cannot have expired. Zero: not known.
 	Unpublished time.Time
@@ -140,8 +144,12 @@ func Find(ctx context.Context, cfg Config, look Search) (*Outcome, error) {
 	return out, nil
 }
 
+// isTrue is how the text protocol gives a boolean.
+func isTrue(v []byte) bool { return len(v) == 1 && v[0] == 't' }
+
 // Selection is the statement that reads the rows in the order of the search, for
-// whoever reads them again. Its argument is Since, if that is set.
+// whoever reads them again. Its argument is Since, if that is set. Behind the
+// columns of the table there may be another.
 func Selection(cfg Config, look Search) string {
 	return (&audit{cfg: cfg, search: &searching{Search: look}}).selection()
 }
@@ -295,6 +303,10 @@ func (a *audit) decide(all []entry) error {
 			out.Doubtful.add(row) // letters without an id are nobody's
 		case known && !a.search.Unpublished.IsZero() && !created.Before(a.search.Unpublished):
 			out.Missing.add(row)
+		case known && !a.search.Owed.IsZero() && created.Before(a.search.Owed) && row.has(younger):
+			// Created before, and written since: an old row that was updated, or a
+			// new one with an old time. Nobody but its writer knows.
+			out.Doubtful.add(row)
 		case known && !a.search.Owed.IsZero() && created.Before(a.search.Owed):
 			out.Before++
 		case a.expired(row) || a.emptied(row):

@@ -127,6 +127,7 @@ const (
 	noKey                    // letter: so was the key
 	noHeaders                // letter: not all headers are there
 	hasPartition             // row: asks for a partition
+	younger                  // row: written after the last one that was published
 	gone                     // event: of a part of the history that the database no longer has
 )
 

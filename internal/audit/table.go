@@ -89,11 +89,15 @@ func (a *audit) readRows(ctx context.Context, tx pgx.Tx, total int64) error {
 	}
 	defer rows.Close()
 	for rows.Next() {
-		e, err := p.press(rows.RawValues())
+		raw := rows.RawValues()
+		e, err := p.press(raw[:len(a.cfg.Shape)])
 		if err != nil {
 			return err
 		}
 		e.offset = a.report.Rows
+		if len(raw) > len(a.cfg.Shape) && isTrue(raw[len(a.cfg.Shape)]) {
+			e.flags |= younger
+		}
 		if err := a.store.add(e); err != nil {
 			return fault.Wrap(err, fault.Runtime, "write a temporary file")
 		}
@@ -128,6 +132,9 @@ func (a *audit) selection() string {
 	for i, c := range a.cfg.Shape {
 		b.WriteString([]string{"SELECT ", ", "}[min(i, 1)])
 		b.WriteString(pgx.Identifier{c.Name}.Sanitize())
+	}
+	if a.search != nil && a.search.Younger != "" {
+		b.WriteString(", " + a.search.Younger)
 	}
 	b.WriteString(" FROM " + a.cfg.Table.SQL())
 	if !a.cfg.Since.IsZero() {

@@ -96,7 +96,7 @@ func (r *reader) next(most int) (*replication.Tx, error) {
 			break
 		}
 		r.ord++
-		values, size := copied(r.rows.RawValues())
+		values, size := copied(r.rows.RawValues()[:len(r.relation.Columns)])
 		tx.Rows = append(tx.Rows, replication.Row{Values: values, Ord: r.ord, Seq: r.ord})
 		tx.Bytes += size
 	}

@@ -30,6 +30,8 @@ const (
 	slotTimeout = 10 * time.Minute
 	// skew is how far the clocks may be apart that times of creation come from.
 	skew = time.Minute
+	// longSnapshot is how often it is told that a snapshot is still held.
+	longSnapshot = 10 * time.Minute
 )
 
 // Recovery is one recovery, from the survey to its last checkpoint. It is the
@@ -52,6 +54,8 @@ type Recovery struct {
 	table audit.Config
 	look  audit.Search
 	rows  *reader
+
+	taken, warned time.Time // of the snapshot
 
 	first     uint64 // ordinal before the first row of Found
 	handed    uint64 // highest ordinal that was handed over, by any session
@@ -282,6 +286,10 @@ func (r *Recovery) Next(_ context.Context, most int) (*replication.Tx, error) {
 // Committed implements relay.Refill.
 func (r *Recovery) Committed(c checkpoint.Checkpoint) {
 	r.newest = c
+	if held := time.Since(r.warned); held > longSnapshot {
+		r.warned = time.Now()
+		r.cfg.Log.Warn().Dur("since", time.Since(r.taken).Round(time.Second)).Msg("the snapshot of the table is still held: vacuum removes nothing that is younger, and the slot keeps its WAL")
+	}
 	if r.cfg.Progress != nil {
 		r.cfg.Progress(audit.Progress{Step: "publish", Done: int64(c.Pos.Ordinal - r.first), Total: r.Owed()})
 	}
@@ -375,6 +383,8 @@ func (r *Recovery) find(ctx context.Context) error {
 		r.snap = nil
 		return err
 	}
+	r.taken = time.Now()
+	r.warned = r.taken
 	if r.made != nil {
 		r.made.Close() // the snapshot is ours now
 		r.made = nil
@@ -404,6 +414,9 @@ func (r *Recovery) find(ctx context.Context) error {
 	}
 	if i := r.State.Intent; i != nil {
 		r.look.Owed = i.Time
+	}
+	if last := r.State.Last; last != nil && last.LastTx.XID != 0 && !r.Rebased {
+		r.look.Younger = fmt.Sprintf("age(xmin) < age('%d'::xid)", last.LastTx.XID)
 	}
 	switch {
 	case r.UnderWay != nil && !r.UnderWay.At.IsZero():

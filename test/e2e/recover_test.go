@@ -164,7 +164,7 @@ func TestRecoverPartitioned(t *testing.T) {
 		`CREATE TABLE shop.outbox_2 PARTITION OF shop.outbox FOR VALUES WITH (MODULUS 2, REMAINDER 1)`)
 	insert := func(n int) {
 		r.Database.Exec(t, fmt.Sprintf(`INSERT INTO shop.outbox (aggregatetype, agg, type, data, at)
-		    SELECT 'order', 'k' || i %% 3, 'Created', '{}', now() - interval '1 second' * (%d - i) FROM generate_series(1, %d) i`, n, n))
+		    SELECT 'order', 'k' || i %% 3, 'Created', '{}', clock_timestamp() + interval '1 millisecond' * i FROM generate_series(1, %d) i`, n))
 	}
 	r.Init(t)
 	relay := r.Serve(t, nil)
