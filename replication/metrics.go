@@ -1,6 +1,10 @@
 package replication
 
 import (
+	"crypto/tls"
+	"crypto/x509"
+	"net"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -21,6 +25,7 @@ type Metrics struct {
 	full         prometheus.Counter
 	resumed      prometheus.Counter
 	connected    prometheus.Gauge
+	expiry       *prometheus.GaugeVec
 }
 
 // NewMetrics registers the metrics of the source.
@@ -49,6 +54,11 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "outbox_source_connected", Help: "1 while this process streams from the slot.",
 		}),
 	}
+	m.expiry = f.NewGaugeVec(prometheus.GaugeOpts{
+		// The clients of Kafka have theirs under the same name.
+		Name: "outbox_tls_certificate_expiry_timestamp_seconds",
+		Help: "When a certificate ends, or the first of a chain: of the own files as read for the newest connection, and of brokers and of Postgres, by address, as shown at the last handshake.",
+	}, []string{"name"})
 	for _, r := range []string{rowEvent, rowFiltered, "ignored_update", "ignored_delete", "truncate"} {
 		m.rows.WithLabelValues(r)
 	}
@@ -67,6 +77,28 @@ func (m *Metrics) events(n int) {
 	if m != nil {
 		m.event.Add(float64(n))
 	}
+}
+
+// certificates notes when those of a connection end: what the server has shown,
+// and our own. One without TLS has none.
+func (m *Metrics) certificates(addr string, c net.Conn, own *tls.Config) {
+	if m == nil {
+		return
+	}
+	if c, ok := c.(*tls.Conn); ok {
+		m.expires("postgres "+addr, c.ConnectionState().PeerCertificates)
+	}
+	if own != nil && len(own.Certificates) > 0 && own.Certificates[0].Leaf != nil {
+		m.expires("postgres client certificate", []*x509.Certificate{own.Certificates[0].Leaf})
+	}
+}
+
+func (m *Metrics) expires(name string, chain []*x509.Certificate) {
+	if len(chain) == 0 {
+		return
+	}
+	first := slices.MinFunc(chain, func(a, b *x509.Certificate) int { return a.NotAfter.Compare(b.NotAfter) })
+	m.expiry.WithLabelValues(name).Set(float64(first.NotAfter.Unix()))
 }
 
 // waited counts time in which the queue had no room.

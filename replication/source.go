@@ -176,6 +176,8 @@ func (s *Source) start(ctx context.Context) error {
 		return classify(err, fault.SlotMissing, "start replication from slot %s", s.cfg.Slot)
 	}
 	s.conn, s.pid = conn, conn.PID()
+	host := s.server.host
+	s.metrics.certificates(net.JoinHostPort(host.Host, strconv.Itoa(int(host.Port))), conn.Conn(), host.TLSConfig)
 	return nil
 }
 

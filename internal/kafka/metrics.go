@@ -45,7 +45,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Help: "Connections to brokers that failed, by what was wrong.",
 		}, []string{"type"}),
 		certificate: prometheus.NewDesc("outbox_tls_certificate_expiry_timestamp_seconds",
-			"When a certificate ends, or the first of a chain: of the own files as read for the newest connection, and of brokers, by address, as shown at the last handshake.",
+			"When a certificate ends, or the first of a chain: of the own files as read for the newest connection, and of brokers and of Postgres, by address, as shown at the last handshake.",
 			[]string{"name"}, nil),
 		live: make(map[string]*kprom.Metrics), expiry: make(map[string]time.Time),
 	}

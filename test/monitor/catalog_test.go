@@ -46,9 +46,6 @@ func exported(t *testing.T) catalog {
 	return c
 }
 
-// awaited are metrics that rules may name before somebody exports them.
-var awaited = []string{"outbox_paused"}
-
 // ofTarget are the labels that a scrape adds.
 var ofTarget = []string{"cluster", "namespace", "job", "instance"}
 
@@ -67,7 +64,7 @@ func (c catalog) problems(expr string) (out []string) {
 	}
 	known := append([]string{"le"}, ofTarget...)
 	for _, s := range selectors {
-		if s.metric == "" || strings.HasPrefix(s.metric, "go_") || strings.HasPrefix(s.metric, "process_") || slices.Contains(awaited, s.metric) {
+		if s.metric == "" || strings.HasPrefix(s.metric, "go_") || strings.HasPrefix(s.metric, "process_") {
 			continue
 		}
 		m, ok := c.find(s.metric)
