@@ -45,6 +45,14 @@ func TestRealRelay(t *testing.T) {
 	b.keys(t, enter)
 	// The topic still has no such partition, and the letter stays, with the reason.
 	b.await(t, "document.querySelector('#letters-outcome').innerText.includes('stays: OBX-2006')")
+
+	// The switch: what is written while it is off comes when it is on again.
+	b.eval(t, "document.querySelector('#reason').focus()")
+	b.keys(t, "upgrade"+tab+enter)
+	b.await(t, "document.querySelector('#answer-state .say').textContent === 'Paused' && document.querySelector('#answer-state .sub').innerText.includes('by page: upgrade')")
+	r.Database.Exec(t, `INSERT INTO outbox.events (aggregatetype, aggregateid, type, payload) VALUES ('order', 'k2', 'WrittenWhilePaused', '{}')`)
+	b.eval(t, "[...document.querySelectorAll('#hand-body button')].find((e) => e.textContent === 'Resume').click()")
+	b.await(t, "document.querySelector('#answer-state .say').textContent === 'Yes' && document.querySelector('#recent').innerText.includes('WrittenWhilePaused')")
 	b.clean(t)
 }
 
