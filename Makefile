@@ -65,6 +65,7 @@ lint: ## formatting, vet, staticcheck, import directions
 	$(GO) mod verify
 
 docs: ## write the pages that come from the code
+	@for f in deploy/prometheus/outbox-relay.rules.yml deploy/grafana/*.json; do if [ -e "$$f" ]; then cp "$$f" deploy/helm/outbox-relay/files/; fi; done
 	$(GO) test -count=1 -run 'Page$$' ./internal/fault ./internal/config ./internal/doctor ./cmd/outbox-relay -update
 
 fmt: ## format the code

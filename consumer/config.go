@@ -1,6 +1,7 @@
 package consumer
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -85,7 +86,11 @@ type Config struct {
 	// time-out moves no partition. It must be unique in the group.
 	InstanceID string
 
-	Handler   Handler
+	Handler Handler
+	// Around, if not nil, is called before each call of Handler or Transform: the call
+	// gets the context that it returns, and its function is told how the call ended, a
+	// panic as a *PanicError. See package consumer/oteltrace, which makes spans with it.
+	Around    func(ctx context.Context, ev *Event) (context.Context, func(error))
 	Transform Transform
 
 	// TransactionalID, with Transform, must be unique among the members that

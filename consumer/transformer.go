@@ -84,11 +84,18 @@ func (w *transformWorker) event(ctx context.Context, rec *kgo.Record) result {
 }
 
 func (w *transformWorker) call(ctx context.Context, ev *Event) (out []*kgo.Record, err error) {
+	var end func(error)
 	defer func() {
 		if v := recover(); v != nil {
 			err = &PanicError{Value: v, Stack: debug.Stack()}
 		}
+		if end != nil {
+			end(err)
+		}
 	}()
+	if w.c.cfg.Around != nil {
+		ctx, end = w.c.cfg.Around(ctx, ev)
+	}
 	return w.c.cfg.Transform(ctx, *ev)
 }
 

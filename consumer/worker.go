@@ -174,11 +174,18 @@ func (w *worker) attempt(it *item, failed int, first time.Time) (outcome, time.D
 
 // call calls the handler and turns a panic into an error.
 func (w *worker) call(ctx context.Context, ev *Event) (err error) {
+	var end func(error)
 	defer func() {
 		if v := recover(); v != nil {
 			err = &PanicError{Value: v, Stack: debug.Stack()}
 		}
+		if end != nil {
+			end(err)
+		}
 	}()
+	if w.c.cfg.Around != nil {
+		ctx, end = w.c.cfg.Around(ctx, ev)
+	}
 	return w.c.cfg.Handler(ctx, *ev)
 }
 

@@ -15,6 +15,10 @@ type Columns struct {
 	PayloadBytes, Headers, Topic, MessageKey, Partition string
 	ContentType, SchemaVersion, TraceParent, TraceState string
 	CreatedAt                                           string
+
+	// SpanContext is Debezium's column for a trace context, as the text of Java
+	// properties. It is read where TraceParent says nothing, and never written.
+	SpanContext string
 }
 
 // maxIdentifier is the length to which Postgres cuts a name; a longer one can
@@ -48,6 +52,7 @@ func (c *Columns) fields() []columnField {
 		{"traceparent", &c.TraceParent},
 		{"tracestate", &c.TraceState},
 		{"created_at", &c.CreatedAt},
+		{"tracingspancontext", &c.SpanContext},
 	}
 }
 

@@ -52,6 +52,7 @@ type Decoder struct {
 	headers, topic, messageKey, partition source
 	contentType, schemaVersion            source
 	traceParent, traceState, createdAt    source
+	spanContext                           source
 	width                                 int // columns of the table
 	payloadType                           string
 	bytes                                 arena
@@ -69,6 +70,7 @@ func NewDecoder(cols Columns, table []Column) (*Decoder, error) {
 		&d.id, &d.aggregateType, &d.aggregateID, &d.typ, &d.payload,
 		&d.payloadBytes, &d.headers, &d.topic, &d.messageKey, &d.partition,
 		&d.contentType, &d.schemaVersion, &d.traceParent, &d.traceState, &d.createdAt,
+		&d.spanContext,
 	}
 	for i, f := range cols.fields() {
 		*into[i] = source{index: -1, name: *f.name}
@@ -140,6 +142,11 @@ func (d *Decoder) Decode(values [][]byte, rec *Record) error {
 	rec.SchemaVersion = optional(values, &d.schemaVersion)
 	rec.TraceParent = optional(values, &d.traceParent)
 	rec.TraceState = optional(values, &d.traceState)
+	if rec.TraceParent == "" {
+		if v := value(values, &d.spanContext); len(v) > 0 {
+			rec.TraceParent, rec.TraceState = spanContext(text(v))
+		}
+	}
 	if f := d.decodePayload(values, rec); f != nil && fault == nil {
 		fault = f
 	}

@@ -23,6 +23,7 @@ const (
 	HeaderTimeline  = "outbox.tli"           // timeline of the server, decimal
 	HeaderOrdinal   = "outbox.ord"           // 1-based count of the change messages sent for the transaction, this row included
 	HeaderCreatedAt = "outbox.created_at"    // the row's created_at, only where the record's timestamp had to differ
+	HeaderTraceRow  = "outbox.traceparent"   // the row's traceparent, only where the relay has put a span of its own between the row and the record
 	HeaderReplayed  = "outbox.replayed_at"   // time of the replay, only on a record that was a dead letter once
 	HeaderReplayOf  = "outbox.dlq.replay_of" // id of the letter that was replayed, only on such a record
 	HeaderAttempts  = "outbox.dlq.attempts"  // how often the event has become a dead letter, decimal; on letters, and on replays so that counting goes on

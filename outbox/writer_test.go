@@ -203,6 +203,9 @@ func TestSchema(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 	for _, c := range DefaultColumns().names() {
+		if c == "tracingspancontext" { // Debezium's, of tables that are older than ours
+			continue
+		}
 		if !strings.Contains(got[1], "\n  "+c+" ") {
 			t.Errorf("no column %s", c)
 		}

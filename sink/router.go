@@ -40,6 +40,10 @@ type RouterConfig struct {
 	// record.
 	Limit func(topic string) int
 
+	// Span returns the traceparent of a span between the row and its record, for
+	// the row's own, and "" for no such span. nil: none for any row.
+	Span func(traceparent string) string
+
 	// Partitions returns how many partitions a topic has, or 0 if that is not
 	// known. It is called only for rows that ask for a partition.
 	Partitions func(topic string) int
@@ -144,6 +148,10 @@ func (r *Router) headers(out *kgo.Record, o *Origin, rec *outbox.Record, ord, se
 	if rec.TraceState != "" {
 		n++
 	}
+	traceParent, spanned := r.span(rec)
+	if spanned {
+		n++
+	}
 	if clamped {
 		n++
 	}
@@ -165,11 +173,15 @@ func (r *Router) headers(out *kgo.Record, o *Origin, rec *outbox.Record, ord, se
 		at++
 	}
 	if rec.TraceParent != "" {
-		h[at] = kgo.RecordHeader{Key: outbox.HeaderTraceParent, Value: view(rec.TraceParent)}
+		h[at] = kgo.RecordHeader{Key: outbox.HeaderTraceParent, Value: view(traceParent)}
 		at++
 	}
 	if rec.TraceState != "" {
 		h[at] = kgo.RecordHeader{Key: outbox.HeaderTraceState, Value: view(rec.TraceState)}
+		at++
+	}
+	if spanned {
+		h[at] = kgo.RecordHeader{Key: outbox.HeaderTraceRow, Value: view(rec.TraceParent)}
 		at++
 	}
 	var err error
@@ -191,6 +203,17 @@ func (r *Router) headers(out *kgo.Record, o *Origin, rec *outbox.Record, ord, se
 		h[n-2] = kgo.RecordHeader{Key: outbox.HeaderCreatedAt, Value: created}
 	}
 	return err
+}
+
+// span returns the traceparent of the record, and whether it is another than the row's.
+func (r *Router) span(rec *outbox.Record) (string, bool) {
+	if r.cfg.Span == nil || rec.TraceParent == "" {
+		return rec.TraceParent, false
+	}
+	if own := r.cfg.Span(rec.TraceParent); own != "" {
+		return own, true
+	}
+	return rec.TraceParent, false
 }
 
 // userHeaders copies the row's own headers and enforces the rules on them.

@@ -20,6 +20,7 @@ import (
 	"github.com/holdwall/outbox-relay/internal/live"
 	"github.com/holdwall/outbox-relay/internal/page"
 	"github.com/holdwall/outbox-relay/internal/relay"
+	"github.com/holdwall/outbox-relay/internal/tracing"
 	"github.com/holdwall/outbox-relay/replication"
 	"github.com/holdwall/outbox-relay/sink"
 )
@@ -53,7 +54,8 @@ type service struct {
 
 	recorder *live.Recorder
 	hearers  []func(relay.Commit)
-	pauser   pauser // nil: there is none
+	pauser   pauser           // nil: there is none
+	tracing  *tracing.Tracing // nil: nobody asks for it
 
 	mu    sync.Mutex
 	now   relay.State
@@ -77,6 +79,11 @@ func serve(ctx context.Context, cfg config.Config, opts serveOptions, log zerolo
 	s.hearers = append(s.hearers, s.recorder.Commit)
 	s.hearers = append(s.hearers, s.heard)
 	var err error
+	about := tracing.About{Service: "outbox-relay", Version: build().Version, Instance: instance(), Relay: cfg.Outbox.Name}
+	if s.tracing, err = tracing.New(ctx, opts.environ, about, log); err != nil {
+		return err
+	}
+	s.hearers = append(s.hearers, s.tracing.Committed)
 	if s.guard, err = s.newGuard(); err != nil {
 		return err
 	}
@@ -120,6 +127,7 @@ func serve(ctx context.Context, cfg config.Config, opts serveOptions, log zerolo
 	if desks != nil {
 		g.Go(func() error { return desks.Run(webCtx) })
 	}
+	g.Go(func() error { return s.tracing.Run(webCtx) })
 	g.Go(func() error { return notify(gctx, webCtx, opts.environ, s.state, log) })
 	g.Go(func() error {
 		defer stopWeb() // last: probes are answered while the relay drains
@@ -221,7 +229,11 @@ func (s *service) build() (*relay.Relay, error) {
 			return p, sess, nil
 		},
 		NewTranslator: func(st replication.State, sess sink.Session) (relay.RowTranslator, error) {
-			return relay.NewTranslator(s.translator(), st, sess, s.relay)
+			cfg := s.translator()
+			if s.tracing != nil {
+				cfg.Router.Span = s.tracing.Span
+			}
+			return relay.NewTranslator(cfg, st, sess, s.relay)
 		},
 		Publication: o.Publication, Version: build().Version,
 		Limits:    relay.Limits{Size: o.BatchSize, Max: o.BatchMax, MaxBytes: int(o.BatchMaxBytes)},

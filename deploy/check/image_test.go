@@ -22,6 +22,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -301,24 +302,53 @@ func freePort(t *testing.T) string {
 	return port
 }
 
-// tlsListener takes handshakes and says nothing. It returns the certificate of its
-// authority.
-func tlsListener(t *testing.T) (authority []byte, addr string) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+// pair is a certificate of 127.0.0.1 that signs itself, and its key. It is always the
+// same one.
+var pair = func() func(*testing.T) (cert, key []byte) {
+	var once sync.Once
+	var cert, key []byte
+	var err error
+	return func(t *testing.T) ([]byte, []byte) {
+		t.Helper()
+		once.Do(func() { cert, key, err = newPair() })
+		if err != nil {
+			t.Fatal(err)
+		}
+		return cert, key
+	}
+}()
+
+func newPair() (cert, key []byte, err error) {
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		t.Fatal(err)
+		return nil, nil, err
 	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
+	if err != nil {
+		return nil, nil, err
+	}
+	secret, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		return nil, nil, err
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret}), nil
+}
+
+// tlsListener takes handshakes and says nothing. It returns the certificate of its
+// authority.
+func tlsListener(t *testing.T) (authority []byte, addr string) {
+	t.Helper()
+	cert, key := pair(t)
+	both, err := tls.X509KeyPair(cert, key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}})
+	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{both}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -335,5 +365,5 @@ func tlsListener(t *testing.T) (authority []byte, addr string) {
 			}()
 		}
 	}()
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), l.Addr().String()
+	return cert, l.Addr().String()
 }

@@ -222,8 +222,27 @@ func (a *audit) hashes(e *entry, key, value []byte, headers []kgo.RecordHeader) 
 		if strings.HasPrefix(kv.Key, outbox.ReservedPrefix) || strings.HasPrefix(kv.Key, outbox.ReservedErrorsPrefix) {
 			continue
 		}
+		value := kv.Value
+		if kv.Key == outbox.HeaderTraceParent {
+			value = traceOfRow(value, headers)
+		}
 		h = (h ^ a.store.text(kv.Key)) * 1099511628211
-		h = (h ^ a.store.hash(kv.Value)) * 1099511628211
+		h = (h ^ a.store.hash(value)) * 1099511628211
 	}
 	e.headers = h
+}
+
+// traceOfRow returns the traceparent that the row of a record had. A relay that traces
+// puts a span of its own between the two and keeps the row's in another header; both
+// are of one trace, or the record is not what its row says.
+func traceOfRow(value []byte, headers []kgo.RecordHeader) []byte {
+	// version-trace id-parent id-flags
+	const head, length = 2 + 1 + 32 + 1, 55
+	for _, kv := range headers {
+		if kv.Key == outbox.HeaderTraceRow && len(kv.Value) == length && len(value) == length &&
+			string(kv.Value[:head]) == string(value[:head]) {
+			return kv.Value
+		}
+	}
+	return value
 }

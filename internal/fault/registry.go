@@ -18,7 +18,8 @@ var (
 	AdminRequest     = code("OBX-1044", "admin_request", Usage, "the request does not have the form that this path expects", "docs/http.md#the-admin-listener shows each with an example")
 	AdminUnavailable = code("OBX-1045", "admin_unavailable", Usage, "this replica cannot do that in the way it was started", "see the message; docs/http.md#the-admin-listener says what each verb needs")
 
-	NobodyAnswers = code("OBX-1060", "nobody_answers", Retry, "no relay or pipeline answers on HEALTH_ADDR", "start it, or give this command the same HEALTH_ADDR")
+	NobodyAnswers   = code("OBX-1060", "nobody_answers", Retry, "no relay or pipeline answers on HEALTH_ADDR", "start it, or give this command the same HEALTH_ADDR")
+	TracingSettings = code("OBX-1061", "tracing_settings", Usage, "the OTEL_* variables ask for tracing in a way that cannot work", "correct the variable named, or unset OTEL_EXPORTER_OTLP_ENDPOINT: events do not depend on it")
 
 	DatabasePlaintext  = code("OBX-1300", "database_plaintext", Finding, "rows and password go over the network in the clear, or to whoever answers in the server's place", "sslmode=verify-full and sslrootcert=<PEM file> in DATABASE_URL")
 	SettingOdd         = code("OBX-1301", "setting_odd", Finding, "the setting works and is likely not meant", "outbox-relay config show")

@@ -55,8 +55,10 @@ var allowed = map[string][]string{
 	"internal/verify": {"outbox", "checkpoint", "internal/kafka", "internal/fault", "replication"},
 	"internal/demo":   {"outbox", "checkpoint", "internal/fault", "internal/kafka"},
 
-	"consumer":          {"outbox", "dlq"},
-	"internal/pipeline": {"consumer", "outbox", "dlq", "internal/fault", "internal/secret"},
+	"consumer":           {"outbox", "dlq"},
+	"consumer/oteltrace": {"consumer"},
+	"internal/tracing":   {"internal/relay", "outbox", "internal/fault"},
+	"internal/pipeline":  {"consumer", "outbox", "dlq", "internal/fault", "internal/secret"},
 
 	"outbox/eventstore":           {"outbox", "internal/migration"},
 	"outbox/eventstore/storetest": {"outbox", "outbox/eventstore"},
@@ -78,6 +80,7 @@ var fences = map[string][]string{
 	"outbox":      {"github.com/twmb/franz-go", "github.com/jackc/pglogrepl"},
 	"checkpoint":  {"github.com/jackc/pgx/v5"},
 	"sink":        {"github.com/jackc/pgx/v5"},
+	"consumer":    {"go.opentelemetry.io"},
 }
 
 type pkg struct {
