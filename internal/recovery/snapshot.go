@@ -2,7 +2,6 @@ package recovery
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -28,7 +27,7 @@ type snapshot struct {
 	exact bool
 }
 
-// open takes a snapshot: that of a slot that was just made, or the present one.
+// openSnapshot takes a snapshot: that of a slot that was just made, or the present one.
 func openSnapshot(ctx context.Context, cfg replication.Config, made *replication.Made) (*snapshot, error) {
 	srv, err := replication.Connect(ctx, cfg)
 	if err != nil {
@@ -90,16 +89,4 @@ func order(s *Survey, columns outbox.Columns) string {
 	}
 	by = append(by, "age(xmin) DESC", "cmin::text::bigint", "tableoid", "ctid")
 	return "ORDER BY " + strings.Join(by, ", ")
-}
-
-// ordered says in words what order does.
-func ordered(s *Survey, columns outbox.Columns) string {
-	what := "transaction id"
-	if strings.Contains(order(s, columns), pgx.Identifier{columns.CreatedAt}.Sanitize()) {
-		what = columns.CreatedAt + ", then " + what
-	}
-	if s.CommitTimes {
-		return "time of the commit (track_commit_timestamp), then " + what
-	}
-	return fmt.Sprintf("%s: near to the order of the commits, and not always the same", what)
 }
