@@ -53,6 +53,7 @@ type checkpointView struct {
 	Database     string    `json:"database"`
 	SystemID     string    `json:"system_id"`
 	Override     string    `json:"override,omitempty"`
+	Recovery     string    `json:"recovery,omitempty"` // that is under way
 }
 
 // showCheckpoint reads the newest checkpoint, fencing nobody.
@@ -92,17 +93,24 @@ func showCheckpoint(ctx context.Context, cfg config.Config, out io.Writer, forma
 	if v.Override != "" {
 		fmt.Fprintf(w, "override\t%s\n", v.Override)
 	}
+	if v.Recovery != "" {
+		fmt.Fprintf(w, "recovery\t%s: outbox-relay recover --yes goes on with it\n", v.Recovery)
+	}
 	return w.Flush()
 }
 
 func viewOfCheckpoint(state checkpoint.State, topic string) checkpointView {
 	c := state.Last
-	return checkpointView{
+	v := checkpointView{
 		Seq: c.Seq, Position: c.Pos.String(), Cut: c.Pos.Cut(), LastXID: c.LastTx.XID, LastCommit: c.LastTx.CommitLSN.String(),
 		RowsTotal: c.RowsTotal, LettersTotal: c.LettersTotal, SessionID: c.SessionID, SessionNo: c.SessionNo,
 		Host: c.Host, PID: c.PID, Version: c.Version, Time: c.Time, Topic: topic, Offset: state.LastOffset,
 		Slot: c.Source.Slot, Database: c.Source.Database, SystemID: c.Source.SystemID, Override: c.Override,
 	}
+	if r := c.Recovery; r != nil {
+		v.Recovery = fmt.Sprintf("%s for %s, begun %s", r.ID, r.Code, r.Began.Format(time.RFC3339))
+	}
+	return v
 }
 
 func orNobody(s string) string {

@@ -29,6 +29,10 @@ func (r *Recovery) Begin(ctx context.Context, st replication.State, sess sink.Se
 	if err := r.unchanged(last); err != nil {
 		return relay.Filling{}, err
 	}
+	if st.SystemID != r.Server.SystemID || st.Timeline != r.Server.Timeline {
+		return relay.Filling{}, fault.New(fault.RecoveryMismatch, "system %s on timeline %d, and it was system %s on timeline %d", st.SystemID, st.Timeline, r.Server.SystemID, r.Server.Timeline).
+			WithWhy("the database was switched over meanwhile").WithFix("outbox-relay recover again: it goes on with what is left")
+	}
 	r.ending = false
 	r.rows.close()
 	fresh := !r.snap.alive() || r.Found == nil
@@ -89,9 +93,8 @@ func (r *Recovery) base(last *checkpoint.Checkpoint) checkpoint.Checkpoint {
 		c.Rebased = false
 		return c
 	}
-	c.Recovery = &checkpoint.Recovery{ID: r.id, Code: r.Code, Began: r.began, At: newestPublished(c), Rows: c.RowsTotal, Letters: c.LettersTotal}
-	if r.Before != nil || r.Left.Timeline != 0 {
-		c.Recovery.From = c.Pos
+	if c.Recovery == nil || c.Recovery.ID != r.id {
+		c.Recovery = r.recovery(c)
 	}
 	c.Seq = max(c.Seq, r.Found.Number)
 	c.LastTx = checkpoint.Transaction{}
@@ -101,6 +104,15 @@ func (r *Recovery) base(last *checkpoint.Checkpoint) checkpoint.Checkpoint {
 	}
 	c.Pos, c.Rebased = before, r.Rebased
 	return c
+}
+
+// recovery is what the checkpoints say of it, given the one before.
+func (r *Recovery) recovery(c checkpoint.Checkpoint) *checkpoint.Recovery {
+	out := &checkpoint.Recovery{ID: r.id, Code: r.Code, Began: r.began, At: newestPublished(c), Rows: c.RowsTotal, Letters: c.LettersTotal}
+	if r.Before != nil || r.Left.Timeline != 0 {
+		out.From = c.Pos
+	}
+	return out
 }
 
 // Next implements relay.Refill.
