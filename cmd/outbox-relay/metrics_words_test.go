@@ -13,8 +13,8 @@ are in ` + "`/api/status`" + `.
 [Grafana dashboard](../deploy/grafana/outbox-relay.json) are made of these. A test fails if one of them names
 something that is not here.
 
-**Scraping.** A replica of its own job each is not needed, but give each relay one job for
-all its replicas, and different relays different jobs:
+**Scraping.** Scrape all replicas of a relay under one job, and different relays under
+different jobs:
 
 ` + "```yaml" + `
 scrape_configs:
