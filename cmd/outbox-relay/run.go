@@ -30,6 +30,7 @@ type grammar struct {
 	DLQ        dlqCmd        `cmd:"" name:"dlq" help:"Look at dead letters, replay or purge them."`
 	Status     statusCmd     `cmd:"" help:"Show one relay on one screen, and what to type next."`
 	Slot       slotCmd       `cmd:"" help:"Look at replication slots, and change them."`
+	Explain    explainCmd    `cmd:"" help:"Say where one event is: row, slot, record or dead letter."`
 	Wait       waitCmd       `cmd:"" help:"Wait until everything that committed up to a position is in Kafka."`
 	Drain      drainCmd      `cmd:"" help:"Wait until everything up to now is in Kafka, as before a switchover."`
 	Schema     schemaCmd     `cmd:"" help:"Print or make the outbox table alone."`

@@ -173,7 +173,7 @@ func TestNoOutputHoldsASecret(t *testing.T) {
 	}
 	for name, environ := range environs {
 		for _, args := range []string{
-			"config show", "config show -o json", "config validate", "config validate -o json", "config env", "config env -o json", "config env --markdown", "version", "slot inspect", "slot list -o json", "status", "status -o json", "wait --timeout 100ms", "drain --timeout 100ms -o json", "schema sql", "schema install", "cleanup", "cleanup -o json", "slot create", "slot drop --yes x", "slot advance", "checkpoint show", "init --dry-run", "init", "verify", "verify -o json", "verify --data",
+			"config show", "config show -o json", "config validate", "config validate -o json", "config env", "config env -o json", "config env --markdown", "version", "slot inspect", "slot list -o json", "status", "status -o json", "wait --timeout 100ms", "explain x --timeout 1s", "drain --timeout 100ms -o json", "schema sql", "schema install", "cleanup", "cleanup -o json", "slot create", "slot drop --yes x", "slot advance", "checkpoint show", "init --dry-run", "init", "verify", "verify -o json", "verify --data",
 			"serve --kafka-sasl-password=" + planted, "serve --database-url=" + planted + "/", "serve --accept-gap x", "nonsense",
 		} {
 			t.Run(name+"/"+args, func(t *testing.T) {

@@ -198,6 +198,10 @@ var (
 	WaitTimeout = code("OBX-4350", "wait_timeout", Retry, "the relay has not come to the position in the time that was given", "outbox-relay status says what the relay waits for; --timeout gives it longer")
 	WaitTarget  = code("OBX-4351", "wait_target", Usage, "the position is none of this server's WAL", "--lsn takes what SELECT pg_current_wal_insert_lsn() returns")
 
+	EventUnknown   = code("OBX-4360", "event_unknown", Finding, "no row, no record and no dead letter has the id", "check the id and OUTBOX_TABLE; if its row was removed and it went to a topic of its own: --topic <topic>")
+	EventMissing   = code("OBX-4361", "event_missing", Finding, "the relay has passed the row's commit, and its event is nowhere", "was the row written before init, or updated since, or does its topic keep records for a shorter time? outbox-relay verify --data compares all rows")
+	EventUndecided = code("OBX-4362", "event_undecided", Retry, "whether the event is anywhere could not be found out", "run it again; --timeout gives it longer")
+
 	StandbyWait = code("OBX-4380", "standby_wait", Retry, "Postgres shows the relay nothing new until a standby that synchronized_standby_slots names has it, and that standby is away", "start the standby again; if it is gone for good: ALTER SYSTEM SET synchronized_standby_slots = ''; SELECT pg_reload_conf()")
 
 	TakeOverHeld     = code("OBX-4400", "take_over_held", Retry, "the slot is still read by the program that it is to be taken from", "stop that program so that it does not come back; for Debezium: curl -X PUT <connect>/connectors/<name>/stop")

@@ -45,6 +45,7 @@ var allowed = map[string][]string{
 	"internal/recovery": {
 		"replication", "outbox", "sink", "checkpoint", "dlq", "internal/audit", "internal/provision", "internal/relay", "internal/kafka", "internal/fault", "internal/crash",
 	},
+	"internal/explain":   {"outbox", "replication", "internal/kafka", "internal/fault"},
 	"internal/gate":      {"outbox", "internal/fault"},
 	"internal/preflight": {"internal/kafka", "internal/fault"},
 	"internal/rights":    {"internal/config", "outbox", "sink", "dlq"},
