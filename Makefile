@@ -43,8 +43,8 @@ real: ## delivery claims on real Postgres and real Apache Kafka
 chaos: ## long faults: 200 SIGKILLs, 50 of a replay, 20 of a recovery, 50 takeovers, consumers for 5 minutes, Kafka away for one
 	OUTBOX_TEST_REAL=1 OUTBOX_CHAOS_KILLS=200 OUTBOX_CHAOS_REPLAY_KILLS=50 OUTBOX_CHAOS_PARK_ROUNDS=60 OUTBOX_CONSUMER_MINUTES=5 OUTBOX_RECOVER_ROWS=100000 OUTBOX_RECOVER_KILLS=20 \
 	  $(GO) test -count=1 -timeout 60m -v -run 'Chaos|Crash|Killed|AtOnce|ConsumerMember' ./test/chaos
-	OUTBOX_TEST_REAL=1 OUTBOX_TAKEOVER_RUNS=50 OUTBOX_FREEZE_RUNS=10 \
-	  $(GO) test -count=1 -timeout 20m -v -run 'Takeover' ./test/ha
+	OUTBOX_TEST_REAL=1 OUTBOX_HA_FULL=1 OUTBOX_TAKEOVER_RUNS=50 OUTBOX_FREEZE_RUNS=10 \
+	  $(GO) test -count=1 -timeout 20m -v ./test/ha
 	OUTBOX_TEST_REAL=1 OUTBOX_OUTAGE_SECONDS=60 $(GO) test -count=1 -timeout 20m -v -run 'Breaker' ./test/e2e
 
 bench: ## the relay against pg_recvlogical, the consumer library against a bare loop, in turns

@@ -27,7 +27,7 @@ func TestTakeoverAfterFreeze(t *testing.T) {
 	judge := r.Judge(t)
 	stop := r.Load(t, load.Config{Seed: 11, Pause: 20 * time.Millisecond, LargeRows: 5000})
 	s := start(t, r, nil, nil)
-	for range times(t, "OUTBOX_FREEZE_RUNS", 2) {
+	for range times(t, "OUTBOX_FREEZE_RUNS", 1) {
 		old := s.replicas[s.lead]
 		seen := len(old.Logs())
 		one := s.takeOver(t, 30*time.Second, func() {
@@ -66,6 +66,9 @@ func TestTakeoverAfterPartition(t *testing.T) {
 		{"Kafka", false, true},
 		{"both", true, true},
 	} {
+		if c.postgres && !c.kafka && !full() {
+			continue // half a minute until the leader itself gives up
+		}
 		t.Run(c.name, func(t *testing.T) {
 			r := rig.New(t, rig.Config{Kafka: broker, Brokers: broker.Direct(), Env: impatient})
 			r.Init(t)
