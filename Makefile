@@ -45,6 +45,7 @@ chaos: ## long faults: 200 SIGKILLs, 50 of a replay, 20 of a recovery, 50 takeov
 	  $(GO) test -count=1 -timeout 60m -v -run 'Chaos|Crash|Killed|AtOnce|ConsumerMember' ./test/chaos
 	OUTBOX_TEST_REAL=1 OUTBOX_HA_FULL=1 OUTBOX_TAKEOVER_RUNS=50 OUTBOX_FREEZE_RUNS=10 \
 	  $(GO) test -count=1 -timeout 20m -v ./test/ha
+	OUTBOX_TEST_REAL=1 OUTBOX_RIGHTS_ALL=1 $(GO) test -count=1 -timeout 20m -v -run 'RightsAreExactly' ./test/e2e
 	OUTBOX_TEST_REAL=1 OUTBOX_OUTAGE_SECONDS=60 $(GO) test -count=1 -timeout 20m -v -run 'Breaker' ./test/e2e
 
 bench: ## the relay against pg_recvlogical, the consumer library against a bare loop, in turns
@@ -66,7 +67,7 @@ lint: ## formatting, vet, staticcheck, import directions
 
 docs: ## write the pages that come from the code
 	@for f in deploy/prometheus/outbox-relay.rules.yml deploy/grafana/*.json; do if [ -e "$$f" ]; then cp "$$f" deploy/helm/outbox-relay/files/; fi; done
-	$(GO) test -count=1 -run 'Page$$' ./internal/fault ./internal/config ./internal/doctor ./cmd/outbox-relay -update
+	$(GO) test -count=1 -run 'Page$$' ./internal/fault ./internal/config ./internal/doctor ./internal/rights ./cmd/outbox-relay -update
 
 fmt: ## format the code
 	$(TOOL) gofumpt -w .

@@ -59,7 +59,7 @@ const publicationSQL = `WITH others AS (
   SELECT t.schemaname || '.' || t.tablename AS name FROM pg_publication_tables t
     JOIN pg_namespace n ON n.nspname = t.schemaname JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename
    WHERE t.pubname = $1 AND NOT c.relispartition AND NOT (t.schemaname = $2 AND t.tablename = $3)
-     AND NOT (t.schemaname = 'outbox' AND t.tablename LIKE 'relay\_%')) -- the relay's own
+     AND NOT (t.schemaname = 'outbox' AND t.tablename = 'canary')) -- the relay's own
 SELECT jsonb_build_object('owner', pg_get_userbyid(p.pubowner), 'all', p.puballtables,
   'insert', p.pubinsert, 'update', p.pubupdate, 'delete', p.pubdelete, 'truncate', p.pubtruncate,
   'columns', (SELECT to_jsonb(t)->'attnames' FROM pg_publication_tables t WHERE t.pubname = p.pubname AND t.schemaname = $2 AND t.tablename = $3),

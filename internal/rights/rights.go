@@ -50,6 +50,7 @@ type Setup struct {
 	Template   string // of topics by row, "" if all go to Events
 	Letters    string
 	Checkpoint string
+	Canary     bool // OUTBOX_CANARY
 	Creates    bool // the relay makes missing topics
 	Parks      bool // keys behind their letters
 	Retries    bool // letters by itself
@@ -73,7 +74,7 @@ func Of(c config.Config) Setup {
 	s := Setup{
 		Database: DefaultDatabase, Table: c.Outbox.Table, Publication: c.Outbox.Publication, Admin: DefaultAdmin, Relay: DefaultRelay,
 		Name: c.Outbox.Name, Events: c.Kafka.EventsTopic, Template: c.Outbox.TopicTemplate, Letters: c.Kafka.DLQTopic, Checkpoint: c.Kafka.CheckpointTopic,
-		Creates: c.Kafka.CreateTopics, Parks: c.Outbox.ParkKeys, Retries: c.Outbox.DLQRetry, Principal: DefaultUser,
+		Canary: c.Outbox.Canary, Creates: c.Kafka.CreateTopics, Parks: c.Outbox.ParkKeys, Retries: c.Outbox.DLQRetry, Principal: DefaultUser,
 	}
 	if c.Database.URL.Set() {
 		if conn, err := c.Database.Conn(); err == nil {

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"io"
 	"strings"
+
+	"github.com/holdwall/outbox-relay/outbox"
 )
 
 // Role is a role of Postgres and what it is given.
@@ -45,10 +47,10 @@ func (s Setup) Roles() []Role {
 			connect(s.Admin),
 			on("CREATE", "DATABASE "+quoted(s.Database), s.Admin, "to create schema and publication", false),
 		}},
-		{Relay, s.Relay, "runs serve; needs no right on the outbox table", true, []Grant{
+		{Relay, s.Relay, "runs serve; needs no right on the outbox table", true, append([]Grant{
 			replication(s.Relay, "to stream from the slot"),
 			connect(s.Relay),
-		}},
+		}, s.surface()...)},
 		{Writer, WriterRole, "writes events; grant it to the services that do", false, []Grant{
 			connect(WriterRole),
 			on("USAGE", schema, WriterRole, "to name the table", true),
@@ -59,14 +61,42 @@ func (s Setup) Roles() []Role {
 			on("USAGE", schema, OperatorRole, "to name the table", true),
 			on("SELECT", table, OperatorRole, "to compare rows with records", true),
 		}},
-		{Monitor, MonitorRole, "runs slot inspect and status", true, []Grant{
+		{Monitor, MonitorRole, "runs slot inspect and looks at the views", true, []Grant{
 			connect(MonitorRole),
+			on("USAGE", "SCHEMA outbox", MonitorRole, "to name the views", true),
+			on("SELECT", "outbox.relay_status, outbox.relay_slots", MonitorRole, "to look at the relay in psql", true),
 			{
 				SQL: "GRANT pg_read_all_stats TO " + quoted(MonitorRole), Undo: "REVOKE pg_read_all_stats FROM " + quoted(MonitorRole),
 				For: "to see who holds the slot, from where and since when, and how old transactions are",
 			},
 		}},
 	}
+}
+
+// surface is what the relay needs to fill what people see of it in psql. init
+// grants it by itself; that is a reason to print it, not to leave it out.
+func (s Setup) surface() []Grant {
+	var all []Grant
+	for _, sql := range outbox.SurfaceGrants(s.Relay) {
+		g := Grant{SQL: sql, Undo: strings.Replace(strings.Replace(sql, "GRANT ", "REVOKE ", 1), " TO ", " FROM ", 1), AfterInit: true}
+		switch {
+		case strings.Contains(sql, "SCHEMA"):
+			g.For = "to name what follows"
+		case strings.Contains(sql, "relay_state"):
+			g.For = "to say what it does; init grants it"
+		case strings.Contains(sql, "relay_pause"):
+			g.For = "to see that it is paused; init grants it"
+		case strings.Contains(sql, "FUNCTION"):
+			g.For = "for outbox-relay pause and resume; init grants it"
+		case strings.Contains(sql, "canary"):
+			if !s.Canary {
+				continue
+			}
+			g.For = "OUTBOX_CANARY; init grants it"
+		}
+		all = append(all, g)
+	}
+	return all
 }
 
 // Create is the statement that makes the role, without any right.

@@ -216,7 +216,7 @@ func (w *rightsWorld) serve(ctx context.Context, t testing.TB) (trouble []string
 	for len(ids) > 0 {
 		for _, line := range relay.Logs() {
 			code, _ := line["code"].(string)
-			if strings.HasPrefix(code, "OBX-30") || strings.HasPrefix(code, "OBX-50") || line["msg"] == "halted" {
+			if strings.HasPrefix(code, "OBX-30") || strings.HasPrefix(code, "OBX-50") || code == "OBX-4212" || line["msg"] == "halted" {
 				return append(trouble, fmt.Sprintf("serve says %s: %v", code, line["error"]))
 			}
 		}
@@ -240,6 +240,11 @@ func (w *rightsWorld) serve(ctx context.Context, t testing.TB) (trouble []string
 			}
 			delete(ids, headers["id"])
 		}
+	}
+	env := w.env(w.setup, "outbox-relay", w.setup.Relay)
+	delete(env, "OUTBOX_ADMIN_URL")
+	for _, args := range [][]string{{"pause", "--reason", "rights"}, {"resume"}} {
+		trouble = append(trouble, w.command(t, env, args...)...)
 	}
 	if err := relay.Term(); err != nil {
 		t.Fatal(err)
@@ -504,6 +509,10 @@ func (w *rightsWorld) watch(ctx context.Context, t testing.TB) []string {
 	view["DATABASE_URL"] = u.String()
 	if trouble := w.command(t, view, "slot", "inspect"); len(trouble) > 0 {
 		return trouble
+	}
+	var n int
+	if err := w.as(ctx, rights.MonitorRole, `SELECT (SELECT count(*) FROM outbox.relay_status) + (SELECT count(*) FROM outbox.relay_slots)`, &n); err != nil {
+		return []string{err.Error()}
 	}
 	var hidden bool
 	err := w.as(ctx, rights.MonitorRole, `SELECT bool_or(backend_start IS NULL) FROM pg_stat_activity WHERE application_name = 'outbox-relay slot_orders'`, &hidden)
