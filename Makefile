@@ -47,6 +47,7 @@ chaos: ## long faults: 200 SIGKILLs, 50 of a replay, 20 of a recovery, 50 takeov
 	  $(GO) test -count=1 -timeout 20m -v ./test/ha
 	OUTBOX_TEST_REAL=1 OUTBOX_RIGHTS_ALL=1 $(GO) test -count=1 -timeout 20m -v -run 'RightsAreExactly' ./test/e2e
 	OUTBOX_TEST_REAL=1 OUTBOX_OUTAGE_SECONDS=60 $(GO) test -count=1 -timeout 20m -v -run 'Breaker' ./test/e2e
+	OUTBOX_TEST_REAL=1 OUTBOX_BUSY_SECONDS=600 OUTBOX_BUSY_RATE=200 $(GO) test -count=1 -timeout 20m -v -run 'IdleOutbox' ./test/e2e
 
 bench: ## the relay against pg_recvlogical, the consumer library against a bare loop, in turns
 	OUTBOX_TEST_REAL=1 $(GO) test -count=1 -timeout 60m -v -run '^TestBench' ./test/bench

@@ -163,6 +163,9 @@ func TestSlotFit(t *testing.T) {
 	if err != nil || s.RetainedBytes() != 0x20 || s.LagBytes() != 0x10 || s.SafeBytes != -1 || s.ActivePID != 42 {
 		t.Errorf("got %+v, %v", s, err)
 	}
+	if s, err := replication.ParseSlot([]byte(strings.Replace(pg17, `"safe_wal_size":123`, `"safe_wal_size":-9`, 1)), "0/30"); err != nil || s.SafeBytes != 0 {
+		t.Errorf("a slot that is over its limit has nothing left: %d, %v", s.SafeBytes, err)
+	}
 	if s, err = replication.ParseSlot([]byte(pg17), "0/30"); err != nil || s.SafeBytes != 123 || !s.Failover {
 		t.Errorf("got %+v, %v", s, err)
 	}

@@ -129,7 +129,7 @@ func parseSlot(raw []byte, current string) (Slot, error) {
 		WALStatus: w.WALStatus, Invalidation: w.Invalidation, SafeBytes: -1,
 	}
 	if w.Safe != nil {
-		s.SafeBytes = *w.Safe
+		s.SafeBytes = max(0, *w.Safe) // below zero once it is unreserved
 	}
 	if w.Inactive != "" {
 		at, err := time.Parse(time.RFC3339, w.Inactive)

@@ -10,7 +10,7 @@ import (
 )
 
 const (
-	// writeInterval spaces what the relay writes about itself. It is WAL too,
+	// writeInterval spaces what the relay writes of its counts. It is WAL too,
 	// which moves the slot of an idle relay, which is a reason for a heartbeat:
 	// so only what is more than a heartbeat is written at all.
 	writeInterval = 10 * time.Second
@@ -120,7 +120,11 @@ func tellable(self Self) told {
 // due tells whether there is something to write, and whether it is for this
 // replica to: one that stands by knows nothing of the one that leads.
 func (s *surface) due(now time.Time, self Self) bool {
-	return (self.Leading || self.Halted) && tellable(self) != s.last && now.Sub(s.lastAt) >= writeInterval
+	if !self.Leading && !self.Halted {
+		return false
+	}
+	t := tellable(self)
+	return t.state != s.last.state || t.code != s.last.code || t != s.last && now.Sub(s.lastAt) >= writeInterval
 }
 
 func (g *Guard) writeState(ctx context.Context, conn *pgx.Conn, self Self) error {

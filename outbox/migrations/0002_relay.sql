@@ -8,8 +8,8 @@
 -- +goose Up
 CREATE SCHEMA IF NOT EXISTS outbox;
 
--- What the relay that holds the slot said last. It writes when a count or its
--- state has changed, at most every 10 seconds.
+-- What the relay that holds the slot said last. It writes when its state has
+-- changed, and when a count has, at most every 10 seconds.
 CREATE TABLE IF NOT EXISTS outbox.relay_state (
   relay           text        NOT NULL,
   slot            text        NOT NULL,

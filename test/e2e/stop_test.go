@@ -21,7 +21,7 @@ func TestEveryCommandStops(t *testing.T) {
 	rig.Real(t)
 	bin := harness.BuildRelay(t)
 	for _, args := range []string{
-		"init", "serve", "status", "status --watch", "wait", "drain", "explain x", "schema install", "cleanup", "cleanup --watch", "slot list", "slot inspect", "slot create", "slot advance", "slot drop", "checkpoint show", "verify", "verify --data",
+		"init", "serve", "status", "status --watch", "wait", "drain", "explain x", "schema install", "cleanup", "cleanup --watch", "slot list", "slot inspect", "slot create", "slot advance", "slot drop", "pause", "resume", "checkpoint show", "verify", "verify --data",
 		"dlq list", "dlq show x", "dlq replay --yes", "dlq export", "dlq purge x --yes --because test", "dlq retry", "dlq retry --watch",
 		"pipeline --group g --webhook-url http://127.0.0.1:1/",
 	} {
