@@ -187,3 +187,25 @@ func TestReadmeToTheFirstEvent(t *testing.T) {
 	ids := r.ids(ctx, t, "outbox.events", 1)
 	t.Logf("settings %v, commands %q, event %s", settings, commands, ids[0])
 }
+// The tutorial, from its first line to its last.
+func TestTutorial(t *testing.T) {
+	ctx := within(t, 4*time.Minute)
+	r := newReader(t)
+	_, printed := r.follows(ctx, t, "docs/tutorial.md", "# Tutorial", "")
+	if len(printed) < 10 {
+		t.Errorf("%d blocks were run", len(printed))
+	}
+	saw := func(text string) {
+		t.Helper()
+		if !slices.ContainsFunc(slices.Collect(maps.Values(printed)), func(out string) bool { return strings.Contains(out, text) }) {
+			t.Errorf("nothing printed %q", text)
+		}
+	}
+	saw(`{"total": "12.50"}`)
+	saw("invalid_topic")
+	select {
+	case <-r.relay.Done():
+	case <-ctx.Done():
+		t.Error("the relay was not stopped")
+	}
+}
