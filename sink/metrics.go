@@ -153,7 +153,7 @@ func (m *Metrics) ended(result string) {
 }
 
 // rejected counts a transaction in which n records were not acknowledged.
-func (m *Metrics) rejected(first error, n int) {
+func (m *Metrics) rejected(n int, first error) {
 	if m == nil {
 		return
 	}

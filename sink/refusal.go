@@ -49,11 +49,11 @@ func (r *rejects) reset() {
 	r.topic, r.first, r.n, r.suspects, r.code, r.answer = "", nil, 0, nil, nil, nil
 }
 
-// said returns what the first was refused with, and how many there are.
-func (r *rejects) said() (error, int) {
+// said returns how many there are, and what the first was refused with.
+func (r *rejects) said() (int, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.first, r.n
+	return r.n, r.first
 }
 
 func (r *rejects) add(rec *kgo.Record, err error) {

@@ -170,7 +170,6 @@ func (c *statusCmd) process(addr string) func(context.Context) (*status.Process,
 type postgresView struct {
 	parts *parts
 	srv   *replication.Server
-	desk  *slots.Desk
 }
 
 func (v *postgresView) close() {

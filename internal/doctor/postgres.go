@@ -259,10 +259,9 @@ func (p *postgres) readSlot(ctx context.Context, srv *replication.Server, name s
 
 // standby is another host of the database URL.
 type standby struct {
-	host     string
-	err      error // not reached
-	recovery bool
-	facts    standbyFacts
+	host  string
+	err   error // not reached
+	facts standbyFacts
 }
 
 type standbyFacts struct {

@@ -187,6 +187,7 @@ func TestReadmeToTheFirstEvent(t *testing.T) {
 	ids := r.ids(ctx, t, "outbox.events", 1)
 	t.Logf("settings %v, commands %q, event %s", settings, commands, ids[0])
 }
+
 // The tutorial, from its first line to its last.
 func TestTutorial(t *testing.T) {
 	ctx := within(t, 4*time.Minute)

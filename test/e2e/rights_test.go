@@ -154,11 +154,6 @@ func accessOf(s rights.Setup, p rights.Purpose) rights.Access {
 	return s.Accesses()[i]
 }
 
-func roleOf(s rights.Setup, p rights.Purpose) rights.Role {
-	i := slices.IndexFunc(s.Roles(), func(r rights.Role) bool { return r.Purpose == p })
-	return s.Roles()[i]
-}
-
 var anyCode = regexp.MustCompile(`OBX-\d{4}|SQLSTATE \d{5}|42501`)
 
 // command is what keeps a command from its end, or nothing.
