@@ -120,6 +120,9 @@ func (n *Notifier) Run(stopping, ended context.Context, look func() Status) erro
 		}
 		select {
 		case <-ended.Done():
+			if stopping.Err() != nil && !told.stops {
+				_ = n.send([]string{"STOPPING=1"}) // it ended as soon as it was told to stop
+			}
 			return nil
 		case <-wake:
 		case <-time.After(n.tick):

@@ -268,3 +268,17 @@ func (l *lines) wait(t *testing.T) {
 		t.Fatal("nothing was logged")
 	}
 }
+
+// One that ends as soon as it is told to stop says that it stops all the same.
+func TestQuickEnd(t *testing.T) {
+	t.Parallel()
+	for range 20 {
+		socket := filepath.Join(t.TempDir(), "notify")
+		m := listen(t, socket)
+		r := start(t, New(environ(socket), 1, zerolog.Nop()), &service{now: Status{Alive: true, Up: true, Line: "disabled"}})
+		m.until("READY=1")
+		r.stop()
+		r.end()
+		m.until("STOPPING=1")
+	}
+}
