@@ -11,6 +11,7 @@ import (
 	"github.com/holdwall/outbox-relay/dlq"
 	"github.com/holdwall/outbox-relay/internal/explain"
 	"github.com/holdwall/outbox-relay/internal/fault"
+	"github.com/holdwall/outbox-relay/internal/size"
 	"github.com/holdwall/outbox-relay/internal/slots"
 	"github.com/holdwall/outbox-relay/replication"
 )
@@ -116,7 +117,7 @@ func writeAnswer(out io.Writer, a explain.Answer) error {
 		fmt.Fprintln(w, "row\tthere is none")
 	}
 	if s := a.Slot; s != nil {
-		fmt.Fprintf(w, "slot\t%s stands at %s, %s before the end of the WAL at the look\n", s.Name, s.Confirmed, slots.Size(s.LeftBytes))
+		fmt.Fprintf(w, "slot\t%s stands at %s, %s before the end of the WAL at the look\n", s.Name, s.Confirmed, size.Of(s.LeftBytes))
 	}
 	for _, r := range a.Records {
 		fmt.Fprintf(w, "record\t%s partition %d offset %d, %s\n", r.Topic, r.Partition, r.Offset, r.Time.Format(time.RFC3339Nano))

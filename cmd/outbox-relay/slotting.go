@@ -17,6 +17,7 @@ import (
 	"github.com/holdwall/outbox-relay/internal/config"
 	"github.com/holdwall/outbox-relay/internal/fault"
 	"github.com/holdwall/outbox-relay/internal/kafka"
+	"github.com/holdwall/outbox-relay/internal/size"
 	"github.com/holdwall/outbox-relay/internal/slots"
 	"github.com/holdwall/outbox-relay/replication"
 )
@@ -122,7 +123,7 @@ func (s *slotting) list(c *slotListCmd) error {
 		fmt.Fprintln(w, "SLOT\tDATABASE\tPLUGIN\tACTIVE\tWAL STATUS\tRETAINED\tNOT CONFIRMED\tCONFIRMED")
 		for _, v := range all {
 			fmt.Fprintf(w, "%s\t%s\t%s\t%t\t%s\t%s\t%s\t%s\n", v.Name, v.Database, v.Plugin, v.Active, v.WALStatus,
-				slots.Size(v.RetainedBytes), slots.Size(v.LagBytes), v.ConfirmedLSN)
+				size.Of(v.RetainedBytes), size.Of(v.LagBytes), v.ConfirmedLSN)
 		}
 		if err := w.Flush(); err != nil {
 			return err
@@ -159,14 +160,14 @@ func writeSlot(out io.Writer, v slots.View) error {
 	fmt.Fprintf(w, "WAL status\t%s\n", v.WALStatus)
 	limit := "no limit (max_slot_wal_keep_size = -1)"
 	if v.LimitBytes != nil {
-		limit = "of at most " + slots.Size(*v.LimitBytes)
+		limit = "of at most " + size.Of(*v.LimitBytes)
 	}
-	fmt.Fprintf(w, "retained WAL\t%s, %s (from %s to %s)\n", slots.Size(v.RetainedBytes), limit, v.RestartLSN, v.CurrentLSN)
+	fmt.Fprintf(w, "retained WAL\t%s, %s (from %s to %s)\n", size.Of(v.RetainedBytes), limit, v.RestartLSN, v.CurrentLSN)
 	lag := ""
 	if v.LagSeconds != nil {
 		lag = ", " + slots.Span(time.Duration(*v.LagSeconds*float64(time.Second)))
 	}
-	fmt.Fprintf(w, "not confirmed\t%s%s (from %s)\n", slots.Size(v.LagBytes), lag, v.ConfirmedLSN)
+	fmt.Fprintf(w, "not confirmed\t%s%s (from %s)\n", size.Of(v.LagBytes), lag, v.ConfirmedLSN)
 	switch {
 	case v.Checkpoint != "":
 		fmt.Fprintf(w, "in Kafka\tall up to %s\n", v.Checkpoint)
@@ -175,11 +176,11 @@ func writeSlot(out io.Writer, v slots.View) error {
 	}
 	average := ""
 	if v.AverageRate != nil {
-		average = fmt.Sprintf(", %s/s on average", slots.Size(int64(*v.AverageRate)))
+		average = fmt.Sprintf(", %s/s on average", size.Of(int64(*v.AverageRate)))
 	}
-	fmt.Fprintf(w, "WAL written\t%s/s now%s\n", slots.Size(int64(v.Rate)), average)
+	fmt.Fprintf(w, "WAL written\t%s/s now%s\n", size.Of(int64(v.Rate)), average)
 	if v.SafeBytes != nil {
-		fmt.Fprintf(w, "until lost\t%s of further WAL\n", slots.Size(*v.SafeBytes))
+		fmt.Fprintf(w, "until lost\t%s of further WAL\n", size.Of(*v.SafeBytes))
 	}
 	fmt.Fprintf(w, "if nothing is done\t%s\n", v.Outlook.Text)
 	fmt.Fprintf(w, "next\t%s\n", v.Outlook.Next)

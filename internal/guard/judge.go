@@ -1,10 +1,10 @@
 package guard
 
 import (
-	"fmt"
 	"time"
 
 	"github.com/holdwall/outbox-relay/internal/fault"
+	"github.com/holdwall/outbox-relay/internal/size"
 )
 
 const (
@@ -42,7 +42,7 @@ func (g *Guard) judge(r reading, v View) []Finding {
 		add(Warn, p.Fault())
 	}
 	for _, s := range v.StraySlots {
-		f := finding(Warn, fault.New(fault.SlotStray, "slot %s, read by nobody, holds back %s of WAL", s.Name, sizeOf(s.RetainedBytes)).
+		f := finding(Warn, fault.New(fault.SlotStray, "slot %s, read by nobody, holds back %s of WAL", s.Name, size.Of(s.RetainedBytes)).
 			WithFix("make sure that nobody needs it, then: SELECT pg_drop_replication_slot('%s')", s.Name))
 		f.about = s.Name
 		all = append(all, f)
@@ -55,15 +55,15 @@ func (g *Guard) judgeSlot(r reading, v View, add func(Severity, *fault.Error)) {
 	s := v.Slot
 	switch s.WALStatus {
 	case "unreserved":
-		add(Fail, fault.New(fault.SlotUnreserved, "slot %s is over max_slot_wal_keep_size with %s", s.Name, sizeOf(s.RetainedBytes)))
+		add(Fail, fault.New(fault.SlotUnreserved, "slot %s is over max_slot_wal_keep_size with %s", s.Name, size.Of(s.RetainedBytes)))
 	case "extended":
-		add(Warn, fault.New(fault.SlotExtended, "slot %s holds back %s of WAL, more than max_wal_size", s.Name, sizeOf(s.RetainedBytes)))
+		add(Warn, fault.New(fault.SlotExtended, "slot %s holds back %s of WAL, more than max_wal_size", s.Name, size.Of(s.RetainedBytes)))
 	}
 	g.judgeRetained(v, add)
 	if v.SecondsToLoss != nil {
 		left := time.Duration(min(*v.SecondsToLoss, warnAhead.Seconds()+1) * float64(time.Second))
 		if left < warnAhead {
-			f := fault.New(fault.SlotLossPredicted, "slot %s is lost in about %s at %s of WAL per second", s.Name, left.Round(time.Second), sizeOf(int64(v.WALBytesPerSecond))).
+			f := fault.New(fault.SlotLossPredicted, "slot %s is lost in about %s at %s of WAL per second", s.Name, left.Round(time.Second), size.Of(int64(v.WALBytesPerSecond))).
 				WithFix(inspectFix + limitFix)
 			add(severity(left < failAhead), f)
 		}
@@ -74,14 +74,14 @@ func (g *Guard) judgeSlot(r reading, v View, add func(Severity, *fault.Error)) {
 	}
 	if v.Stalled {
 		add(Warn, fault.New(fault.SourceStalled, "slot %s stands at %s for %s while the server wrote %s", s.Name, s.ConfirmedFlushLSN,
-			g.history.progress.age(r).Round(time.Second), sizeOf(g.history.progress.bytes(r))))
+			g.history.progress.age(r).Round(time.Second), size.Of(g.history.progress.bytes(r))))
 	}
 	if g.history.unread(r) {
-		add(Warn, fault.New(fault.SlotUnread, "nobody reads slot %s, which holds back %s of WAL", s.Name, sizeOf(s.RetainedBytes)))
+		add(Warn, fault.New(fault.SlotUnread, "nobody reads slot %s, which holds back %s of WAL", s.Name, size.Of(s.RetainedBytes)))
 	}
 	if g.history.pinned(r) {
 		add(Warn, fault.New(fault.SlotPinned, "slot %s is confirmed up to %s and holds back %s of WAL from %s on", s.Name,
-			s.ConfirmedFlushLSN, sizeOf(s.RetainedBytes), s.RestartLSN))
+			s.ConfirmedFlushLSN, size.Of(s.RetainedBytes), s.RestartLSN))
 	}
 }
 
@@ -90,15 +90,15 @@ func (g *Guard) judgeRetained(v View, add func(Severity, *fault.Error)) {
 	s := v.Slot
 	if s.LimitBytes == nil {
 		if g.cfg.WarnBytes > 0 && s.RetainedBytes > g.cfg.WarnBytes {
-			add(Warn, fault.New(fault.SlotRetention, "slot %s holds back %s of WAL, and nothing limits it", s.Name, sizeOf(s.RetainedBytes)).
-				WithWhy("OUTBOX_SLOT_WARN_BYTES is %s; max_slot_wal_keep_size is -1, so the disk is the limit", sizeOf(g.cfg.WarnBytes)).
+			add(Warn, fault.New(fault.SlotRetention, "slot %s holds back %s of WAL, and nothing limits it", s.Name, size.Of(s.RetainedBytes)).
+				WithWhy("OUTBOX_SLOT_WARN_BYTES is %s; max_slot_wal_keep_size is -1, so the disk is the limit", size.Of(g.cfg.WarnBytes)).
 				WithFix(inspectFix+"; df -h on the server says how much room is left"))
 		}
 		return
 	}
 	limit := *s.LimitBytes
 	if share := float64(s.RetainedBytes) / float64(max(limit, 1)); share > warnShare {
-		add(severity(share > failShare), fault.New(fault.SlotRetention, "slot %s holds back %s of WAL, %.0f %% of max_slot_wal_keep_size", s.Name, sizeOf(s.RetainedBytes), 100*share).
+		add(severity(share > failShare), fault.New(fault.SlotRetention, "slot %s holds back %s of WAL, %.0f %% of max_slot_wal_keep_size", s.Name, size.Of(s.RetainedBytes), 100*share).
 			WithFix(inspectFix+limitFix))
 	}
 }
@@ -115,17 +115,4 @@ func lostBy(s Slot) string {
 		return s.InvalidationReason
 	}
 	return "wal_status " + s.WALStatus
-}
-
-// sizeOf is a size for people.
-func sizeOf(n int64) string {
-	const unit = 1024
-	if n < unit {
-		return fmt.Sprintf("%d B", n)
-	}
-	v, suffix := float64(n)/unit, 0
-	for v >= unit && suffix < 3 {
-		v, suffix = v/unit, suffix+1
-	}
-	return fmt.Sprintf("%.1f %ciB", v, "KMGT"[suffix])
 }

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/holdwall/outbox-relay/internal/fault"
+	"github.com/holdwall/outbox-relay/internal/size"
 )
 
 // The verdicts about a slot.
@@ -88,27 +89,14 @@ func (v *View) untilLost(rate float64) *float64 {
 }
 
 func (v *View) growth(seconds *float64, rate float64) string {
-	at := fmt.Sprintf("at the present rate of WAL (%s/s)", Size(int64(rate)))
+	at := fmt.Sprintf("at the present rate of WAL (%s/s)", size.Of(int64(rate)))
 	switch {
 	case seconds != nil:
 		return fmt.Sprintf("%s it is lost in about %s, and its rows have to be found from the table.", at, Span(time.Duration(*seconds*float64(time.Second))))
 	case v.SafeBytes == nil && rate > 0:
-		return fmt.Sprintf("No limit is set, so the disk of Postgres fills: %s by %s a day.", at, Size(int64(rate*86400)))
+		return fmt.Sprintf("No limit is set, so the disk of Postgres fills: %s by %s a day.", at, size.Of(int64(rate*86400)))
 	}
 	return "The server writes no WAL now."
-}
-
-// Size writes bytes for people.
-func Size(n int64) string {
-	const unit = 1024
-	if n < unit {
-		return fmt.Sprintf("%d B", n)
-	}
-	v, suffix := float64(n)/unit, 0
-	for v >= unit && suffix < 3 {
-		v, suffix = v/unit, suffix+1
-	}
-	return fmt.Sprintf("%.1f %ciB", v, "KMGT"[suffix])
 }
 
 // Span writes a duration for people, with the two units that matter.

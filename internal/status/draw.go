@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/holdwall/outbox-relay/internal/size"
 	"github.com/holdwall/outbox-relay/internal/slots"
 )
 
@@ -97,7 +98,7 @@ func (p *Picture) kafka() string {
 func (p *Picture) lag() string {
 	var parts []string
 	if pg := p.Postgres.Value; pg != nil && pg.Slot != nil {
-		parts = append(parts, slots.Size(pg.Slot.LagBytes)+" of WAL not confirmed")
+		parts = append(parts, size.Of(pg.Slot.LagBytes)+" of WAL not confirmed")
 	}
 	if proc := p.Process.Value; proc != nil && proc.Lag.Seconds != nil {
 		parts = append(parts, slots.Span(seconds(*proc.Lag.Seconds)))
@@ -143,15 +144,15 @@ func (p *Picture) slot(d *drawing) {
 		holder = v.Holder
 	}
 	d.row("slot", fmt.Sprintf("%s, held by %s, %s", v.Name, holder, v.WALStatus))
-	kept := slots.Size(v.RetainedBytes)
+	kept := size.Of(v.RetainedBytes)
 	if v.LimitBytes != nil && *v.LimitBytes > 0 {
 		full := int(min(v.RetainedBytes, *v.LimitBytes) * barWidth / *v.LimitBytes)
-		kept = fmt.Sprintf("[%s%s] %s of %s", strings.Repeat("#", full), strings.Repeat(".", barWidth-full), kept, slots.Size(*v.LimitBytes))
+		kept = fmt.Sprintf("[%s%s] %s of %s", strings.Repeat("#", full), strings.Repeat(".", barWidth-full), kept, size.Of(*v.LimitBytes))
 	} else {
 		kept += ", without a limit"
 	}
 	d.row("retained", kept)
-	wal := slots.Size(int64(v.Rate)) + "/s"
+	wal := size.Of(int64(v.Rate)) + "/s"
 	if v.Outlook.Seconds != nil {
 		wal += ", lost in " + slots.Span(seconds(*v.Outlook.Seconds)) + " if the slot stays where it is"
 	}

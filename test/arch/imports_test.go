@@ -20,6 +20,7 @@ var allowed = map[string][]string{
 	"internal/crash":     {},
 	"internal/mutant":    {},
 	"internal/secret":    {},
+	"internal/size":      {},
 	"internal/migration": {},
 	"internal/systemd":   {},
 	"internal/cgroup":    {},
@@ -37,10 +38,10 @@ var allowed = map[string][]string{
 	"internal/relay": {
 		"replication", "outbox", "sink", "checkpoint", "dlq", "internal/breaker", "internal/fault", "internal/crash", "internal/mutant",
 	},
-	"internal/guard":     {"replication", "internal/fault"},
+	"internal/guard":     {"replication", "internal/fault", "internal/size"},
 	"internal/provision": {"replication", "outbox", "sink", "checkpoint", "internal/kafka", "internal/fault"},
-	"internal/slots":     {"replication", "checkpoint", "internal/fault"},
-	"internal/status":    {"replication", "checkpoint", "internal/slots", "internal/fault"},
+	"internal/slots":     {"replication", "checkpoint", "internal/fault", "internal/size"},
+	"internal/status":    {"replication", "checkpoint", "internal/slots", "internal/fault", "internal/size"},
 	"internal/cleanup":   {"replication", "outbox", "internal/fault"},
 	"internal/recovery": {
 		"replication", "outbox", "sink", "checkpoint", "dlq", "internal/audit", "internal/provision", "internal/relay", "internal/kafka", "internal/fault", "internal/crash",
