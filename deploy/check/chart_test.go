@@ -281,7 +281,7 @@ func podOf(t *testing.T, who string, spec corev1.PodSpec) {
 		if _, ok := c.Resources.Limits[corev1.ResourceMemory]; !ok {
 			t.Errorf("%s: no limit of memory", who)
 		}
-		if status, _, errs := relay(t, nil, append(slices.Clone(c.Args), "--help")...); status != 0 && c.Args[0] != "doctor" {
+		if status, _, errs := relay(t, nil, append(slices.Clone(c.Args), "--help")...); status != 0 {
 			t.Errorf("%s runs %q, which is no command: %s", who, c.Args, errs)
 		}
 	}
