@@ -19,8 +19,8 @@ func TestOutlook(t *testing.T) {
 		text    string
 		next    string
 	}{
-		{"lost", View{Slot: Slot{WALStatus: "lost"}}, true, Lost, 0, "WAL was removed", "obx-3103"},
-		{"invalidated", View{Slot: Slot{WALStatus: "reserved", Invalidation: "idle_timeout"}}, true, Lost, 0, "idle_timeout", "obx-3103"},
+		{"lost", View{Slot: Slot{WALStatus: "lost"}}, true, Lost, 0, "WAL was removed", "outbox-relay recover"},
+		{"invalidated", View{Slot: Slot{WALStatus: "reserved", Invalidation: "idle_timeout"}}, true, Lost, 0, "idle_timeout", "outbox-relay recover"},
 		{"unreserved", View{Slot: Slot{WALStatus: "unreserved", Active: true}}, true, Unreserved, -1, "next checkpoints", "max_slot_wal_keep_size"},
 		{"moves", View{Slot: Slot{WALStatus: "reserved", Active: true, LagBytes: 1 << 30}, Moved: true, Rate: 1e6}, true, Moves, -1, "follows", "none"},
 		{"idle", View{Slot: Slot{WALStatus: "reserved", Active: true, LagBytes: 100}}, true, Moves, -1, "follows", "none"},
