@@ -52,7 +52,9 @@ func describe(now relay.State, cause *fault.Error, br breaker.Status) health.Sta
 	case relay.Standby:
 		h.Role, h.Ready = "standby", br.State == breaker.Closed
 	}
-	if cause == nil && now != relay.Stopped && br.State != breaker.Closed {
+	// What the breaker counted stands behind it from the moment it opens: the
+	// relay's own word for the last attempt comes a moment later.
+	if now != relay.Stopped && br.State != breaker.Closed && (cause == nil || breaker.Failure(cause)) {
 		cause = fault.As(br.Err())
 	}
 	if cause == nil {

@@ -34,6 +34,7 @@ func TestDescribe(t *testing.T) {
 		{"standing by", relay.Standby, nil, closed, seen{State: "standby", Role: "standby", Breaker: "closed", Ready: true}},
 		{"an attempt failed", relay.Backoff, cause, closed, seen{State: "backoff", Breaker: "closed", Code: "OBX-5022", Connection: "network", Fix: "start it"}},
 		{"holding with the breaker open", relay.Backoff, fault.As(open.Err()), open, seen{State: "backoff", Breaker: "open", Code: "OBX-4030", Connection: "network", Fix: "start it"}},
+		{"the breaker has opened, and the relay does not know yet", relay.Backoff, cause, open, seen{State: "backoff", Breaker: "open", Code: "OBX-4030", Connection: "network", Fix: "start it"}},
 		{"taking the slot with the breaker open", relay.Starting, nil, open, seen{State: "starting", Breaker: "open", Code: "OBX-4030", Connection: "network", Fix: "start it"}},
 		{"standing by with the breaker open", relay.Standby, nil, open, seen{State: "standby", Role: "standby", Breaker: "open", Code: "OBX-4030", Connection: "network", Fix: "start it"}},
 		{"standing by while it probes", relay.Standby, nil, half, seen{State: "standby", Role: "standby", Breaker: "half-open", Code: "OBX-4030", Connection: "network", Fix: "start it"}},

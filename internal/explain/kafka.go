@@ -3,6 +3,7 @@ package explain
 import (
 	"context"
 	"errors"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -41,10 +42,14 @@ type search struct {
 	done  map[at]span
 }
 
+// legalTopic is what Kafka takes as the name of a topic (org.apache.kafka.common.internals.Topic).
+var legalTopic = regexp.MustCompile(`^[A-Za-z0-9._-]{1,249}$`)
+
 // topics says where the event may be.
 func (s *search) topics() {
 	add := func(name string) {
-		if name != "" && !strings.ContainsAny(name, "{}") && !slices.Contains(s.a.Topics, name) {
+		// A row may ask for a topic that cannot be, and has become a letter for it.
+		if legalTopic.MatchString(name) && name != "." && name != ".." && !slices.Contains(s.a.Topics, name) {
 			s.a.Topics = append(s.a.Topics, name)
 		}
 	}
